@@ -1,0 +1,76 @@
+"""The `se-med` command: its subcommands, its errors and its exit codes.
+
+Nothing heavy is imported here or at the top of a command's file: torch and MONAI cost seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TextIO
+
+from cyclopts import App
+
+from se_med import __version__
+from se_med.cli.data import app as data
+from se_med.cli.evaluate import evaluate
+from se_med.cli.predict import predict
+from se_med.cli.schema import schema
+from se_med.cli.train import train
+from se_med.errors import SeMedError
+
+app = App(
+    name="se-med",
+    version=__version__,
+    help="Train, apply and compare U-Nets with squeeze-and-excitation on medical volumes.\n\n"
+    "Add --debug to any command for the traceback of an error.",
+)
+app.command(train)
+app.command(predict)
+app.command(evaluate)
+app.command(data)
+app.command(schema)
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (0 done, 1 failed, 2 usage, 3 data, 130/143 interrupted)."""
+    arguments = list(sys.argv[1:] if tokens is None else tokens)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    _log_to_stderr()
+    try:
+        return int(app(arguments, exit_on_error=True) or 0)
+    except SeMedError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{error.message}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to whatever ``sys.stderr`` is now: a progress bar replaces it to keep lines above the bar."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("se_med")
+    if not logger.handlers:
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

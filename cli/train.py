@@ -1,0 +1,37 @@
+"""`se-med train`: train one network from a configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def train(
+    config: Path,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=False)],
+    runs: Path = Path("runs"),
+    resume: bool = False,
+) -> int:
+    """Train a network as a configuration file says and validate it on the held-out fold.
+
+    Args:
+        config: configuration file (YAML).
+        overrides: settings that replace those of the file, as key=value, e.g. attention=scse training.steps=2000.
+        runs: folder in which the run folder runs/NAME is made.
+        resume: go on with an interrupted run of that name.
+    """
+    from se_med.config.load import load_config
+
+    configuration = load_config(config, overrides)
+    from se_med.cli.progress import progress_bar
+    from se_med.training.fit import fit
+
+    result = fit(configuration, runs / configuration.name, resume=resume, progress=progress_bar)
+    from rich.console import Console
+
+    console = Console()
+    console.print(result.table)
+    console.print(f"mean Dice {result.mean_dice:.4f} on fold {configuration.data.fold}; run folder: {result.folder}", soft_wrap=True)
+    return 0

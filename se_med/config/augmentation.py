@@ -1,0 +1,97 @@
+"""Random transforms of the training patches: how often and how strong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from se_med.config.base import Part
+from se_med.config.data import Axis
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Range(Part):
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for key, value in self.__dict__.items():
+            if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+                raise ValueError(f"{key}: {list(value)} must go from low to high")
+        return self
+
+
+class Flip(Part):
+    """Mirroring, drawn for each axis on its own."""
+
+    probability: Probability = Field(0.5, description="Probability of a flip along each axis.")
+    axes: tuple[Axis, ...] | None = Field(
+        None, description="Axes (RAS) that may be flipped; [] for none. Default: planned (none where labels have a side)."
+    )
+
+
+class Affine(_Range):
+    """Rotation and scaling about the centre of the patch, resampled once."""
+
+    probability: Probability = Field(0.5, description="Probability of a rotation with scaling.")
+    rotation: NonNegativeFloat = Field(15.0, le=180, description="Largest rotation about each axis, in degrees.")
+    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.85, 1.15), description="Range of the isotropic scale factor.")
+
+
+class Noise(_Range):
+    """Additive Gaussian noise."""
+
+    probability: Probability = Field(0.15, description="Probability of noise.")
+    std: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.0, 0.2), description="Range of the standard deviation (normalised units)."
+    )
+
+
+class Blur(_Range):
+    """Gaussian blur."""
+
+    probability: Probability = Field(0.1, description="Probability of blur.")
+    sigma: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.4, 0.9), description="Range of the standard deviation, in voxels."
+    )
+
+
+class Brightness(_Range):
+    """Multiplication of all intensities."""
+
+    probability: Probability = Field(0.15, description="Probability of a brightness change.")
+    factor: tuple[PositiveFloat, PositiveFloat] = Field((0.8, 1.25), description="Range of the factor.")
+
+
+class Contrast(_Range):
+    """Stretching of the intensities about their mean."""
+
+    probability: Probability = Field(0.15, description="Probability of a contrast change.")
+    factor: tuple[PositiveFloat, PositiveFloat] = Field((0.75, 1.25), description="Range of the factor.")
+
+
+class LowResolution(_Range):
+    """Downsampling and upsampling again, as a coarser scan would look."""
+
+    probability: Probability = Field(0.1, description="Probability of a simulated low resolution.")
+    zoom: tuple[PositiveFloat, PositiveFloat] = Field((0.5, 1.0), description="Range of the resolution kept.")
+
+
+class Gamma(_Range):
+    """Power law on intensities scaled to 0..1."""
+
+    probability: Probability = Field(0.15, description="Probability of a gamma change.")
+    gamma: tuple[PositiveFloat, PositiveFloat] = Field((0.7, 1.5), description="Range of the exponent.")
+
+
+class AugmentationConfig(Part):
+    """Random transforms of the training patches, in the order in which they are applied."""
+
+    flip: Flip = Flip()
+    affine: Affine = Affine()
+    noise: Noise = Noise()
+    blur: Blur = Blur()
+    brightness: Brightness = Brightness()
+    contrast: Contrast = Contrast()
+    low_resolution: LowResolution = LowResolution()
+    gamma: Gamma = Gamma()

@@ -1,0 +1,39 @@
+"""The configuration as a whole: what one YAML file says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, NonNegativeInt, field_validator
+
+from se_med.config.attention import AttentionConfig
+from se_med.config.augmentation import AugmentationConfig
+from se_med.config.base import Part
+from se_med.config.data import DataConfig
+from se_med.config.evaluation import EvaluationConfig
+from se_med.config.inference import InferenceConfig
+from se_med.config.network import NetworkConfig
+from se_med.config.training import TrainingConfig
+
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class Config(Part):
+    """The configuration of one run. Every part and every field has a default."""
+
+    name: str = Field(
+        "run", pattern=RUN_NAME, description="Name of the run and of its folder: letters, digits, '.', '_' and '-'."
+    )
+    seed: NonNegativeInt = Field(0, description="Seed of weights, patches and augmentation.")
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    attention: AttentionConfig = Field(AttentionConfig(), description="null, a block's name, or a mapping from site to block.")
+    augmentation: AugmentationConfig = AugmentationConfig()
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("attention", mode="before")
+    @classmethod
+    def _null_is_plain(cls, value: Any) -> Any:
+        return {} if value is None else value

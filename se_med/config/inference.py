@@ -1,0 +1,19 @@
+"""How whole volumes are segmented."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from se_med.config.base import Part
+
+
+class InferenceConfig(Part):
+    """How whole volumes are segmented, in validation and by `se-med predict`."""
+
+    overlap: float = Field(0.5, ge=0, lt=1, description="Share of a window that overlaps the next, along each axis.")
+    window_batch: PositiveInt = Field(2, description="Windows that pass through the network together.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."
+    )

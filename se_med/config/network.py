@@ -1,0 +1,81 @@
+"""The U-Net: stages, units, normalisation, stem and deep supervision. Its attention is a part of its own."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from se_med.config.base import Part
+
+PerAxis = tuple[PositiveInt, ...]
+"""One value per spatial axis of the network: two in 2D, three in 3D."""
+
+
+class NetworkConfig(Part):
+    """The U-Net. Stage 0 has the highest resolution; the last stage is the bottleneck."""
+
+    spatial_dims: Literal[2, 3] = Field(3, description="3 for volumes, 2 for slices of volumes.")
+    unit: Literal["plain", "residual"] = Field(
+        "plain", description="Conv-norm-activation units, or pairs of them with a shortcut."
+    )
+    norm: Literal["instance", "batch", "group"] = Field("instance", description="Normalisation after every convolution.")
+    norm_groups: PositiveInt = Field(8, description="Number of groups of norm `group` (reduced to a divisor of the channels).")
+    activation: Literal["leaky_relu", "relu", "elu", "gelu"] = Field("leaky_relu", description="Non-linearity after every norm.")
+    features: tuple[PositiveInt, ...] | None = Field(
+        None, min_length=2, description="Channels of each stage, from high to low resolution. Default: planned."
+    )
+    strides: tuple[PerAxis, ...] | None = Field(
+        None, description="Downsampling between stages, per axis; one entry fewer than features. Default: planned."
+    )
+    kernels: tuple[PerAxis, ...] | None = Field(None, description="Kernel size of each stage, per axis. Default: planned.")
+    encoder_units: PositiveInt | tuple[PositiveInt, ...] = Field(
+        2, description="Units per encoder stage (bottleneck included): one number, or one per stage."
+    )
+    decoder_units: PositiveInt | tuple[PositiveInt, ...] = Field(
+        2, description="Units per decoder stage: one number, or one per stage from high to low resolution."
+    )
+    stem: PerAxis | None = Field(
+        None,
+        description="Space-to-depth stem: each block of this many voxels per axis (powers of two) becomes channels, and the head "
+        "turns them back. [1, 1, 1] is no stem. Default: planned.",
+    )
+    deep_supervision: tuple[float, ...] | None = Field(
+        None,
+        description="Loss weights of the decoder stages from high to low resolution, e.g. [1, 0.5, 0.25]; null trains on the full "
+        "resolution alone.",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a whole channel after each unit while training.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        dims = self.spatial_dims
+        stages = len(self.features) if self.features is not None else None
+        for key in ("strides", "kernels"):
+            for entry in getattr(self, key) or ():
+                if len(entry) != dims:
+                    raise ValueError(f"{key}: {list(entry)} has {len(entry)} values, a {dims}D network needs {dims}")
+        if self.kernels is not None and any(size % 2 == 0 for kernel in self.kernels for size in kernel):
+            raise ValueError("kernels: sizes must be odd")
+        if self.stem is not None:
+            if len(self.stem) != dims:
+                raise ValueError(f"stem: {list(self.stem)} has {len(self.stem)} values, a {dims}D network needs {dims}")
+            if any(size & (size - 1) for size in self.stem):
+                raise ValueError(f"stem: {list(self.stem)} has a value that is not a power of two")
+        if stages is not None:
+            for key, expected in (
+                ("strides", stages - 1),
+                ("kernels", stages),
+                ("encoder_units", stages),
+                ("decoder_units", stages - 1),
+            ):
+                value = getattr(self, key)
+                if isinstance(value, tuple) and len(value) != expected:
+                    raise ValueError(f"{key}: {len(value)} entries, {stages} features need {expected}")
+            if self.deep_supervision is not None and not 1 <= len(self.deep_supervision) <= stages - 1:
+                raise ValueError(
+                    f"deep_supervision: {len(self.deep_supervision)} weights, {stages} features allow 1 to {stages - 1}"
+                )
+        if self.deep_supervision is not None and (min(self.deep_supervision, default=0) < 0 or sum(self.deep_supervision) <= 0):
+            raise ValueError("deep_supervision: weights must not be negative and must not all be 0")
+        return self

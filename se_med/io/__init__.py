@@ -1,0 +1,1 @@
+"""Reading and writing files: strict NIfTI images in, atomic files out."""

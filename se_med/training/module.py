@@ -1,0 +1,102 @@
+"""The Lightning module: one network, its loss, its optimiser and its weight average, counted in steps."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from se_med.config.experiment import Config
+from se_med.data.stream import batch_digest
+from se_med.errors import RunError
+from se_med.training.checkpoint import TrainingState
+from se_med.training.losses import build_loss
+from se_med.training.optimisation import build_average, build_optimizer, learning_rate
+
+
+class SegmentationModule(LightningModule):
+    """Trains a segmentation network from any step to the last.
+
+    Lightning is given one epoch that holds the batches still to come, so resuming is nothing but starting at another step: all
+    that changes with time is in ``TrainingState``, and batches, learning rate and dropout masks are functions of the step.
+
+    Args:
+        network: maps ``(B, C, *S)`` to logits ``(B, classes, *S)``, or a list of them with deep supervision.
+        config: the effective configuration (``training.steps`` is set).
+        state: where to start; a new ``TrainingState`` for the beginning.
+    """
+
+    def __init__(self, network: nn.Module, config: Config, state: TrainingState) -> None:
+        super().__init__()
+        self.config = config
+        self.steps = config.training.steps or 0
+        self.network = network
+        self.loss = build_loss(config.training, config.network.deep_supervision)
+        self.average: AveragedModel | None = None
+        if config.training.ema is not None:
+            self.average = build_average(network, config.training.ema)
+        if state.network:
+            network.load_state_dict(state.network)
+        if self.average is not None and state.average:
+            self.average.load_state_dict(state.average)
+        self.progress = state
+
+    @property
+    def exported(self) -> nn.Module:
+        """The network that is validated and stored: the weight average where there is one."""
+        module: nn.Module = self.network if self.average is None else self.average.module
+        return module
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimiser and give it the state to resume from."""
+        optimizer = build_optimizer(self.network, self.config.training)
+        if self.progress.optimizer:
+            optimizer.load_state_dict(self.progress.optimizer)
+        return optimizer
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set learning rate and dropout seed of this step."""
+        rate = learning_rate(self.progress.step, self.steps, self.config.training)
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+        if self.config.network.dropout > 0:
+            key = f"dropout:{self.config.seed}:{self.progress.step}:{batch_idx % self.config.training.accumulate}:{self.global_rank}"
+            torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch ``{"image": (B, C, *S), "label": (B, 1, *S), "case": [str]}``.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        loss: Tensor = self.loss(self.network(batch["image"]), batch["label"].long())
+        value = loss.item()
+        if not math.isfinite(value):
+            cases = ", ".join(batch["case"])
+            raise RunError(
+                f"step {self.progress.step + 1}: the loss is {value} (cases {cases}); the last checkpoint is kept; "
+                "lower training.learning_rate or set training.precision: fp32"
+            )
+        self.progress.loss_sum += value
+        self.progress.loss_steps += 1
+        self.progress.stream_digest = batch_digest(self.progress.stream_digest, batch)
+        return loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make one step of the optimiser, count it and move the weight average."""
+        super().optimizer_step(*args, **kwargs)
+        self.progress.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def capture(self) -> TrainingState:
+        """Return the state to resume from, after the current step."""
+        self.progress.network = self.network.state_dict()
+        self.progress.average = None if self.average is None else self.average.state_dict()
+        self.progress.optimizer = self.optimizers().optimizer.state_dict()  # type: ignore[union-attr]
+        return self.progress

@@ -1,0 +1,72 @@
+"""Optimiser, learning rate and weight average, each a plain function of the step where it can be."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from se_med.config.training import TrainingConfig
+
+
+def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the optimiser; weight decay applies to weights of convolutions and linear layers, never to norms and biases."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+
+
+def learning_rate(step: int, steps: int, training: TrainingConfig) -> float:
+    """Return the learning rate of a step: a function of the step alone, so that resuming needs no state.
+
+    Args:
+        step: number of optimiser steps already made, from 0 to ``steps - 1``.
+        steps: number of steps of the run.
+        training: highest rate, schedule and share of warm-up. `one_cycle` rises along a half cosine from 1/25 of the highest
+            rate and falls along another to 1/10000 of where it started (Smith and Topin 2018, arXiv 1708.07120, in the form of
+            torch's OneCycleLR); the others rise linearly from 1/100.
+    """
+    top = training.learning_rate
+    warm = max(1, round(training.warmup * steps)) if training.warmup > 0 else 0
+    one_cycle = training.schedule == "one_cycle"
+    if step < warm:
+        progress = step / warm
+        return _half_cosine(top / 25, top, progress) if one_cycle else top * (0.01 + 0.99 * progress)
+    progress = (step - warm) / max(1, steps - warm)
+    if training.schedule == "constant":
+        return top
+    if training.schedule == "polynomial":
+        return float(top * (1 - progress) ** 0.9)
+    return _half_cosine(top, top / 25e4 if one_cycle else 0.0, progress)
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_average(network: nn.Module, decay: float) -> AveragedModel:
+    """Make an exponential moving average of the weights.
+
+    The decay of update n is ``min(decay, (1 + n) / (10 + n))``, so that a short run is not held back by its random start.
+    Buffers (running statistics of batch norm) are averaged too.
+    """
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        if torch.is_floating_point(averaged[0]):
+            torch._foreach_lerp_(averaged, current, weight)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    average.eval()
+    average.requires_grad_(False)
+    return average

@@ -1,0 +1,117 @@
+"""The run folder: what is stored where, who owns it, and whether it may be written."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from se_med.errors import UsageError
+from se_med.io.atomic import sweep_temporaries
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside ``runs/<name>/``."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The effective, complete configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The plan made from the data."""
+        return self.path / "plan.json"
+
+    @property
+    def split(self) -> Path:
+        """The folds, as used."""
+        return self.path / "split.json"
+
+    @property
+    def weights(self) -> Path:
+        """Weights for inference; the last file of a finished run."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def cases(self) -> Path:
+        """Scores of the validation cases after the last step."""
+        return self.path / "validation" / "cases.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Means over the validation cases after the last step."""
+        return self.path / "validation" / "summary.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, digests, seed, threads, times."""
+        return self.path / "provenance.json"
+
+    @property
+    def log(self) -> Path:
+        """What was said while the run went on."""
+        return self.path / "log.txt"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.provenance.exists()
+
+    @contextmanager
+    def claim(self, *, resume: bool) -> Iterator[None]:
+        """Make the folder ready for training and own it until the block ends.
+
+        The lock is the kernel's, so it never outlives its owner. A folder that was left before its first checkpoint holds
+        nothing worth keeping and is started again.
+
+        Raises:
+            UsageError: the run is finished, belongs to a running process, cannot be written, or was interrupted and ``resume``
+                is not set.
+        """
+        self._refuse(resume=resume)
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            self.cases.parent.mkdir(exist_ok=True)
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise UsageError(f"{self.path}: process {owner} is writing this run; wait for it or stop it") from None
+            self._refuse(resume=resume)
+            lock.seek(0)
+            lock.truncate()
+            lock.write(str(os.getpid()))
+            lock.flush()
+            for folder in (self.path, self.checkpoint.parent, self.cases.parent):
+                sweep_temporaries(folder)
+            yield
+
+    def _refuse(self, *, resume: bool) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path}: is a file, a run folder cannot be made there; give another name (name=...)")
+        if self.finished:
+            raise UsageError(f"{self.path}: this run is finished; give another name (name=...) or remove the folder")
+        if self.checkpoint.exists() and not resume:
+            raise UsageError(f"{self.path}: this run was interrupted; add --resume to go on, or give another name (name=...)")
