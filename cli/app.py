@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -40,6 +41,9 @@ def main(tokens: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     _log_to_stderr()
+    if not debug:
+        # Libraries warn of their own changes to come; what a user should know is logged.
+        warnings.simplefilter("ignore")
     try:
         return int(app(arguments, exit_on_error=True) or 0)
     except SeMedError as error:
@@ -71,6 +75,8 @@ def _log_to_stderr() -> None:
     if not logger.handlers:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
+        # On a terminal the progress bar shows what the line of each epoch says.
+        handler.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False

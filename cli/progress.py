@@ -10,7 +10,7 @@ from se_med.progress import Advance, silent
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Advance]:
+def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
     """Show a bar on stderr while the block runs; where stderr is no terminal, show nothing (log lines tell instead)."""
     if not sys.stderr.isatty():
         with silent(description, total) as advance:

@@ -32,6 +32,6 @@ def train(
     from rich.console import Console
 
     console = Console()
-    console.print(result.table)
-    console.print(f"mean Dice {result.mean_dice:.4f} on fold {configuration.data.fold}; run folder: {result.folder}", soft_wrap=True)
+    console.print(result.summary.table())
+    console.print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; run folder {result.folder}", soft_wrap=True)
     return 0

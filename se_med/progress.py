@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager
 Advance = Callable[[int, str], None]
 """Called with the number of units done so far and a short note."""
 
-Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""Called with a description and the total number of units; the context it returns gives the function to call on the way."""
+Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
+"""Called with a description and the total number of units (``None`` where it is not known); the context that it returns gives
+the function to call on the way."""
 
 
 @contextmanager
-def silent(description: str, total: int) -> Iterator[Advance]:
+def silent(description: str, total: int | None) -> Iterator[Advance]:
     """Show nothing."""
     yield lambda done, note: None

@@ -1,0 +1,1 @@
+"""The configuration: models of every part, the located YAML loader, the dump and the JSON Schema."""

@@ -1,11 +1,8 @@
 """Which attention block stands at which site of the U-Net.
 
 Three ways of writing it are accepted: ``attention: null`` (plain U-Net), ``attention: scse`` (that block in every encoder
-and decoder stage) and the full form, a mapping from site to block::
-
-    attention:
-      encoder: {block: cse, reduction: 8, stages: [1, 2]}
-      decoder: sse
+and decoder stage) and the full form, a mapping from site to block:
+``attention: {encoder: {block: cse, reduction: 8, stages: [1, 2]}, decoder: sse}``.
 """
 
 from __future__ import annotations
@@ -69,10 +66,15 @@ class AttentionConfig(Part):
     decoder: AnyGate | None = Field(None, description="After the units of each decoder stage.")
     head: AnyGate | None = Field(None, description="Before the last 1x1 convolution.")
 
+    @classmethod
+    def expand(cls, value: Any) -> Any:
+        """Write out ``null``, a block's name, and blocks that are given by their name alone."""
+        return expand_shorthand(value)
+
     @model_validator(mode="before")
     @classmethod
-    def _expand(cls, value: Any) -> Any:
-        return expand_shorthand(value)
+    def _written_out(cls, value: Any) -> Any:
+        return cls.expand(value)
 
 
 def expand_shorthand(value: Any) -> Any:

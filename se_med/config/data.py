@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from se_med.config.base import Part
 
-Axis = Literal[0, 1, 2]
+
+def _not_a_flag(value: object) -> object:
+    if isinstance(value, bool):  # True == 1: a list of flags, one per axis, would pass for a list of axes
+        raise ValueError(f"{str(value).lower()} is not an axis; name the axes as 0, 1 and 2")
+    return value
+
+
+Axis = Annotated[Literal[0, 1, 2], BeforeValidator(_not_a_flag)]
 """A spatial axis of the prepared volume, in RAS order: 0 left-right, 1 posterior-anterior, 2 inferior-superior."""
 
 
@@ -25,12 +32,13 @@ class DataConfig(Part):
     )
     labels: dict[str, PositiveInt] | None = Field(
         None,
-        description="Name and value of every structure, background (0) left out. Default: from dataset.json, else the values found.",
+        description="Name and value of every structure, background (0) left out. Default: from dataset.json, else the values "
+        "found.",
     )
     modality: Literal["auto", "ct", "mr", "other"] = Field(
         "auto",
-        description="Chooses the normalisation: `ct` clips to foreground percentiles and scales by the data set, everything else is "
-        "z-scored per volume and channel. `auto` reads dataset.json.",
+        description="Chooses the normalisation: `ct` clips to foreground percentiles and scales by the data set, everything else "
+        "is z-scored per volume and channel. `auto` reads dataset.json.",
     )
     folds: int = Field(5, ge=2, description="Number of cross-validation folds made when no split file is given.")
     fold: NonNegativeInt = Field(0, description="The fold whose cases are held out for validation.")
@@ -40,7 +48,8 @@ class DataConfig(Part):
     )
     group: str | None = Field(
         None,
-        description="Regular expression whose match in the case name is the patient (or site): cases of one group stay in one fold.",
+        description="Regular expression whose match in the case name is the patient (or site): cases of one group stay in one "
+        "fold.",
     )
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
         None, description="Voxel spacing in mm (RAS axes) that every volume is resampled to. Default: planned (the median)."
@@ -56,14 +65,14 @@ class DataConfig(Part):
         if value is not None:
             try:
                 re.compile(value)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"{value!r} is not a regular expression: {error}") from None
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.split is None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} does not exist with folds: {self.folds} (the first fold is 0)")
+            raise ValueError(f"fold: {self.fold} does not exist with folds: {self.folds} (the first fold is 0)")
         if self.labels is not None and len(set(self.labels.values())) != len(self.labels):
-            raise ValueError("two labels have the same value")
+            raise ValueError("labels: two labels have the same value")
         return self

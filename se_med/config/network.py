@@ -42,8 +42,8 @@ class NetworkConfig(Part):
     )
     deep_supervision: tuple[float, ...] | None = Field(
         None,
-        description="Loss weights of the decoder stages from high to low resolution, e.g. [1, 0.5, 0.25]; null trains on the full "
-        "resolution alone.",
+        description="Loss weights of the decoder stages from high to low resolution, e.g. [1, 0.5, 0.25]; null trains on the "
+        "full resolution alone.",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a whole channel after each unit while training.")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from se_med.config.base import Part
 
@@ -13,6 +13,8 @@ DEFAULT_MINUTES = 15.0
 
 class TrainingConfig(Part):
     """How long, with which loss, optimiser and schedule a network is trained."""
+
+    exclusive: ClassVar = (("steps", "max_minutes"),)
 
     steps: PositiveInt | None = Field(None, description="Number of optimiser steps. Give this or max_minutes.")
     max_minutes: PositiveFloat | None = Field(
@@ -47,7 +49,8 @@ class TrainingConfig(Part):
         0.998,
         gt=0,
         lt=1,
-        description="Decay of the exponential moving average of the weights, which is what is validated and exported; null for none.",
+        description="Decay of the exponential moving average of the weights, which is what is validated and exported; null for "
+        "none.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."
@@ -56,9 +59,3 @@ class TrainingConfig(Part):
     threads: PositiveInt | None = Field(None, description="CPU threads of torch. Default: all cores.")
     workers: NonNegativeInt = Field(0, description="Processes that prepare batches; 0 prepares them in the training process.")
     checkpoint_minutes: PositiveFloat = Field(2.0, description="Minutes between two checkpoints to resume from.")
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if self.steps is not None and self.max_minutes is not None:
-            raise ValueError("steps and max_minutes are both given; keep one")
-        return self

@@ -122,7 +122,7 @@ def select_fold(dataset: Dataset, data: DataConfig) -> Fold:
         group = groups.get(name)
         if group is not None and group in trained:
             problems.append(
-                f"fold {data.fold}: {name!r} is held out but {trained[group]!r} of the same group {group!r} is trained on"
+                f"fold {data.fold}: {name!r} is held out, {trained[group]!r} of the same group {group!r} is trained on"
             )
     refuse(data.split, problems)
     return fold

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from se_med.config.base import Part
 
+
 class Normalisation(Part):
     """How the intensities of one channel are scaled.
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 import zlib
@@ -47,10 +48,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary, os.O_RDWR)
-        os.replace(temporary, target)
+        temporary.replace(target)
         flush_folder(target.parent)
     except OSError as error:
-        raise RunError(f"{target}: cannot be written: {error.strerror or error}; check the folder, its free space and rights") from error
+        raise RunError(
+            f"{target}: cannot be written: {error.strerror or error}; check the folder, its free space and rights"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -86,13 +89,13 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 
 
 def sweep_temporaries(folder: str | os.PathLike[str]) -> int:
-    """Remove the temporaries that killed processes left in `folder` (not in its subfolders).
+    """Remove the temporary files and folders that killed processes left in `folder` (not in its subfolders).
 
     A temporary goes when its process on this machine has ended, or when nobody wrote to it for a day. Those of running
     processes and of other machines that share the folder stay.
 
     Returns:
-        Number of files removed; 0 when there is no such folder.
+        Number of files and folders removed; 0 when there is no such folder.
     """
     removed = 0
     try:
@@ -101,16 +104,23 @@ def sweep_temporaries(folder: str | os.PathLike[str]) -> int:
         return 0
     for entry in entries:
         found = _TEMPORARY.match(entry.name)
-        if found is None or entry.is_dir():
+        if found is None:
             continue
         try:
-            old = time.time() - entry.stat().st_mtime > _STALE_SECONDS
+            old = time.time() - entry.lstat().st_mtime > _STALE_SECONDS
             if old or (found["host"] == _host() and not _runs(int(found["pid"]))):
-                entry.unlink()
+                _remove(entry)
                 removed += 1
         except FileNotFoundError:  # another sweep, or its own writer, was faster
             continue
     return removed
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink()
 
 
 def temporary_path(target: Path) -> Path:

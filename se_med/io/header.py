@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from se_med.errors import ImageError
@@ -22,6 +23,7 @@ HEADER_BYTES = 544
 """Bytes that hold a NIfTI-1 (348) or NIfTI-2 (540) header and the extension flag."""
 
 _SMALLEST_SPACING, _LARGEST_SPACING = 1e-3, 1e3  # mm
+_FARTHEST = 1e9  # mm; nothing in an affine of a body is a thousand kilometres
 _FLATTEST = 1e-3  # volume of a voxel relative to the box of its edges; below, axes are (nearly) parallel
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # xyzt_units: 1 metre, 2 mm, 3 micrometre; 0 unknown is taken as mm
 _MAGICS = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
@@ -67,8 +69,10 @@ def parse_header(block: bytes, path: Path) -> Stored:
     offset = _offset(header, path)
     try:
         slope, intercept = header.get_slope_inter()
-    except nibabel.spatialimages.HeaderDataError:
-        raise ImageError(f"{path}: scl_inter is {float(header['scl_inter'])}; repair the header or write the file again") from None
+    except (HeaderDataError, KeyError):
+        raise ImageError(
+            f"{path}: scl_inter is {float(header['scl_inter'])}; repair the header or write the file again"
+        ) from None
     return Stored(header, shape, affine_of(header, path), dtype, offset, slope, intercept or 0.0)
 
 
@@ -107,7 +111,9 @@ def _unpack(block: bytes, path: Path) -> Any:
         if size not in _MAGICS:
             continue
         if len(block) < size:
-            raise ImageError(f"{path}: truncated: {len(block)} bytes end inside the header of {size}; copy or export the file again")
+            raise ImageError(
+                f"{path}: truncated: {len(block)} bytes end inside the header of {size}; copy or export the file again"
+            )
         kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
         header = kind(block[:size], endianness=mark, check=False)
         magic = block[344:348] if size == 348 else block[4:12]
@@ -124,13 +130,15 @@ def _unpack(block: bytes, path: Path) -> Any:
 def _voxel_type(header: Any, path: Path) -> np.dtype[Any]:
     code = int(header["datatype"])
     try:
-        dtype = np.dtype(header.get_data_dtype())
-    except nibabel.spatialimages.HeaderDataError:
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
+    except (HeaderDataError, KeyError):
         raise ImageError(f"{path}: voxel type code {code} is unknown; the header is damaged, export the file again") from None
     if dtype.names is not None:
         raise ImageError(f"{path}: RGB colour voxels; convert it to one grey channel, or to one file per channel")
     if dtype.kind == "c":
-        raise ImageError(f"{path}: complex voxels ({dtype.name}); store the magnitude, or real and imaginary part as two channels")
+        raise ImageError(
+            f"{path}: complex voxels ({dtype.name}); store the magnitude, or real and imaginary part as two channels"
+        )
     if dtype.kind not in "iuf" or dtype.itemsize == 0:
         raise ImageError(f"{path}: voxel type code {code} cannot be read; store it as integers or floats")
     return dtype
@@ -162,9 +170,9 @@ def _offset(header: Any, path: Path) -> int:
 
 
 def _check_affine(affine: NDArray[np.float64], path: Path | None) -> None:
-    if not np.isfinite(affine).all():
+    if not (np.abs(affine) < _FARTHEST).all():
         rows = affine[:3].tolist()
-        raise ImageError(f"{path}: affine has values that are not numbers: {rows}; repair the header's sform or qform")
+        raise ImageError(f"{path}: affine has values that are not numbers or too large: {rows}; repair the sform or qform")
     spacing = spacing_of(affine)
     words = "x".join(f"{value:g}" for value in spacing)
     if min(spacing) < _SMALLEST_SPACING * 0.999:  # a float32 0.001 is a little less than 0.001

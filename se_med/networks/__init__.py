@@ -1,0 +1,1 @@
+"""Networks: units, the U-Net, where its gates stand, and its initial weights."""

@@ -11,7 +11,7 @@ from se_med.errors import SeMedError
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(SeMedError):
+class InterruptedRunError(SeMedError):
     """The run was asked to stop and has written a checkpoint (exit 130 for SIGINT, 143 for SIGTERM)."""
 
     def __init__(self, message: str, signum: int) -> None:
@@ -41,7 +41,7 @@ class Interruption:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
-            raise Interrupted("interrupted twice: left without waiting for a checkpoint", signum)
+            raise InterruptedRunError("interrupted twice: left without waiting for a checkpoint", signum)
         self.signum = signum
 
     def __enter__(self) -> Interruption:

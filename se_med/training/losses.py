@@ -61,6 +61,10 @@ class SegmentationLoss(nn.Module):
         for weight, output in zip(self.weights, outputs, strict=False):
             if weight == 0:
                 continue
-            target = label if output.shape[2:] == label.shape[2:] else F.interpolate(label.float(), size=output.shape[2:], mode="nearest")
+            target = (
+                label
+                if output.shape[2:] == label.shape[2:]
+                else F.interpolate(label.float(), size=output.shape[2:], mode="nearest")
+            )
             loss = loss + weight * self.term(output.float(), target)
         return loss

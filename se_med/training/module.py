@@ -59,13 +59,19 @@ class SegmentationModule(LightningModule):
             optimizer.load_state_dict(self.progress.optimizer)
         return optimizer
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Add the batch to the digest of the stream, while it is still in main memory."""
+        self.progress.stream_digest = batch_digest(self.progress.stream_digest, batch)
+        return batch
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set learning rate and dropout seed of this step."""
         rate = learning_rate(self.progress.step, self.steps, self.config.training)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
         if self.config.network.dropout > 0:
-            key = f"dropout:{self.config.seed}:{self.progress.step}:{batch_idx % self.config.training.accumulate}:{self.global_rank}"
+            part = batch_idx % self.config.training.accumulate
+            key = f"dropout:{self.config.seed}:{self.progress.step}:{part}:{self.global_rank}"
             torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
@@ -84,8 +90,14 @@ class SegmentationModule(LightningModule):
             )
         self.progress.loss_sum += value
         self.progress.loss_steps += 1
-        self.progress.stream_digest = batch_digest(self.progress.stream_digest, batch)
         return loss
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the norm of the gradient. Lightning refuses to do so for fused optimisers, fearing a loss scale; bf16 has none."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Make one step of the optimiser, count it and move the weight average."""

@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from se_med.config.training import TrainingConfig
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
     """Make the optimiser; weight decay applies to weights of convolutions and linear layers, never to norms and biases."""
@@ -58,7 +60,7 @@ def build_average(network: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         n = int(count)
         weight = 1 - min(decay, (1 + n) / (10 + n))
         if torch.is_floating_point(averaged[0]):

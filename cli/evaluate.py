@@ -1,0 +1,66 @@
+"""`se-med evaluate`: score segmentations against references."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from pathlib import Path
+
+
+def evaluate(
+    prediction: Path,
+    reference: Path,
+    *,
+    tolerance: float = 1.0,
+    csv: Path | None = None,
+    json: bool = False,
+    images: Path | None = None,
+    picture: Path | None = None,
+) -> int:
+    """Score segmentations: Dice, HD95, NSD and volume error per structure, with missed and spurious ones counted.
+
+    Args:
+        prediction: folder of label maps, or one.
+        reference: folder of label maps of the same names, or one.
+        tolerance: tolerance of the NSD in mm.
+        csv: file for the scores of every case.
+        json: print one JSON document instead of tables.
+        images: folder of the images, for the picture.
+        picture: PNG of the case with the median Dice, both contours drawn.
+    """
+    from se_med.cli.progress import progress_bar
+    from se_med.errors import UsageError
+    from se_med.evaluation.folders import evaluate_folder
+    from se_med.evaluation.summary import write_csv
+
+    if (picture is None) != (images is None):
+        raise UsageError("--picture and --images go together: the picture shows the contours on the image")
+    result = evaluate_folder(prediction, reference, tolerance=tolerance, progress=progress_bar)
+    if csv is not None:
+        write_csv(csv, result.summary.scores)
+    if json:
+        sys.stdout.write(json_format.dumps(result.to_dict(), indent=2) + "\n")
+    else:
+        _print(result)
+    if picture is not None and images is not None:
+        from se_med.evaluation.picture import draw_median_case
+
+        draw_median_case(result, images, prediction, reference, picture)
+    return 1 if result.failures else 0
+
+
+def _print(result: object) -> None:
+    from rich.console import Console
+
+    from se_med.evaluation.folders import Evaluation
+
+    if not isinstance(result, Evaluation):
+        raise TypeError("only an Evaluation can be printed")
+    console = Console()
+    if result.summary.cases <= 50:
+        console.print(result.summary.case_table())
+    console.print(result.summary.table())
+    for failure in result.failures:
+        console.print(f"{failure.case}: {failure.message}", soft_wrap=True, style="red")
+    for line in result.warnings:
+        console.print(line, soft_wrap=True, style="yellow")

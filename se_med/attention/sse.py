@@ -1,0 +1,36 @@
+"""Spatial squeeze-and-excitation, sSE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from se_med.attention.gate import Gate
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class SpatialGate(Gate):
+    """Spatial excitation (Roy, Navab, Wachinger 2018, arXiv 1803.02579).
+
+    A 1x1 convolution squeezes the channels of each voxel to one number, whose sigmoid weighs the voxel.
+
+    Args:
+        channels: number of channels C of the input.
+        spatial_dims: 2 or 3.
+
+    Shape:
+        ``(B, C, *spatial)`` to the same; the gate is ``(B, 1, *spatial)``.
+    """
+
+    kind = "spatial"
+    formula = "y = x * sigmoid(w . x + b), w over the channels of a voxel"
+    source = "Roy, Navab, Wachinger 2018, arXiv 1803.02579"
+
+    def __init__(self, channels: int, spatial_dims: int) -> None:
+        super().__init__(channels, spatial_dims)
+        self.conv = CONVOLUTIONS[spatial_dims](channels, 1, kernel_size=1)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the weight of each voxel, ``(B, 1, *spatial)``."""
+        return torch.sigmoid(self.conv(x))

@@ -1,0 +1,185 @@
+"""Random transforms of training patches: MONAI's, each with a random state keyed by the sample.
+
+No transform draws from a global generator, and none shares its generator with another: what one draws never shifts what
+the next one sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.transforms.intensity.array import (
+    RandAdjustContrast,
+    RandGaussianNoise,
+    RandGaussianSmooth,
+    RandScaleIntensity,
+    RandScaleIntensityFixedMean,
+)
+from monai.transforms.spatial.array import RandSimulateLowResolution
+from monai.transforms.transform import Randomizable
+from monai.transforms.utils import create_rotate
+from torch import Tensor
+
+from se_med.config.augmentation import Affine, AugmentationConfig
+from se_med.data.plan import Plan
+from se_med.data.sampling import affine_positions, sample_linear, sample_nearest
+
+ANISOTROPIC = 3.0
+"""An axis with this many times the finest spacing is not rotated into: its slices are too far apart to interpolate between."""
+
+Read = Callable[[tuple[int, ...]], tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
+"""Reads the patch with a margin of that many voxels on both sides of each axis: image (C, *S) and label (*S)."""
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An intensity transform: with its probability it is applied to the image (C, *S)."""
+
+    number: int
+    probability: float
+    transform: Randomizable
+    prepare: Callable[[np.random.RandomState], None] = lambda _: None
+
+
+class Augmentation:
+    """Draws and applies the random transforms of one sample, in the order of `AugmentationConfig`.
+
+    Args:
+        config: resolved: `flip.axes` is set.
+        plan: gives patch, spacing, slice axis and rank.
+    """
+
+    def __init__(self, config: AugmentationConfig, plan: Plan) -> None:
+        if config.flip.axes is None:
+            raise ValueError("augmentation.flip.axes is not resolved; take the axes from the plan first")
+        self.patch = plan.patch
+        self.config = config
+        axes = [axis for axis in range(3) if axis != plan.slice_axis]
+        self.flip_axes = tuple(axes.index(axis) for axis in config.flip.axes if axis in axes)
+        self.spacing = tuple(plan.spacing[axis] for axis in axes)
+        self.planes = _rotation_axes(self.spacing)
+        self.steps = _intensity_steps(config, len(plan.patch))
+
+    def __call__(self, read: Read, key: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Read one patch and transform it.
+
+        Args:
+            read: called once, with the margin that the drawn rotation and scaling need, so that turned corners show real
+                image. The margin is zero where nothing is resampled, and the patch then is an exact crop.
+            key: non-negative integers that name the sample: seed, epoch, position.
+
+        Returns:
+            Image (C, *patch) float32 and label (1, *patch) uint8. Equal keys give bitwise equal tensors at any number of
+            threads and whatever any other generator drew.
+        """
+        with _plain_tensors_on_one_thread():
+            image, label = self._spatial(read, key)
+            for step in self.steps:
+                state = _state(key, step.number)
+                if state.random_sample() < step.probability:
+                    step.transform.set_random_state(state=state)
+                    step.prepare(state)
+                    image = step.transform(image)
+        return image.contiguous(), label.contiguous()
+
+    def _spatial(self, read: Read, key: Sequence[int]) -> tuple[Tensor, Tensor]:
+        draws = _state(key, 0).random_sample(3)
+        flips = [axis for axis in self.flip_axes if draws[axis] < self.config.flip.probability]
+        matrix = self._draw_matrix(_state(key, 1))
+        margin = (0,) * len(self.patch) if matrix is None else _margin(matrix, self.patch)
+        context, context_label = read(margin)
+        image, label = torch.from_numpy(context), torch.from_numpy(context_label)[None]
+        if flips:
+            dims = [axis + 1 for axis in flips]
+            image, label = image.flip(dims), label.flip(dims)
+        if matrix is not None:
+            positions = affine_positions(matrix, self.patch, tuple(image.shape[1:]))
+            image, label = sample_linear(image, positions), sample_nearest(label, positions)
+        return image, label
+
+    def _draw_matrix(self, state: np.random.RandomState) -> Matrix | None:
+        """Draw rotation and scaling as a matrix from patch voxels to image voxels about the centre; None where none is drawn."""
+        affine: Affine = self.config.affine
+        if state.random_sample() >= affine.probability:
+            return None
+        rank = len(self.patch)
+        limit = math.radians(affine.rotation)
+        angles = [angle if axis in self.planes else 0.0 for axis, angle in enumerate(state.uniform(-limit, limit, size=3))]
+        rotation: Matrix = create_rotate(rank, angles if rank == 3 else angles[:1])
+        scale = np.exp(state.uniform(*np.log(affine.scale)))
+        spacing = np.diag([*self.spacing, 1.0])
+        # The rotation is one of the body, in mm, not of the voxel grid, which anisotropic spacing would shear.
+        matrix: Matrix = np.linalg.inv(spacing) @ rotation @ np.diag([1 / scale] * rank + [1.0]) @ spacing
+        return matrix
+
+
+def make_augmentation(config: AugmentationConfig, plan: Plan) -> Augmentation:
+    """Return the sampler of the random transforms of a resolved configuration."""
+    return Augmentation(config, plan)
+
+
+def _rotation_axes(spacing: Sequence[float]) -> frozenset[int]:
+    """Return the axes that may be rotated about: all, or the coarse one alone where one spacing is much coarser."""
+    if len(spacing) == 2:
+        return frozenset({0})
+    coarse = {axis for axis, value in enumerate(spacing) if value >= ANISOTROPIC * min(spacing)}
+    if not coarse:
+        return frozenset({0, 1, 2})
+    return frozenset(coarse) if len(coarse) == 1 else frozenset()
+
+
+def _intensity_steps(config: AugmentationConfig, rank: int) -> tuple[_Step, ...]:
+    """Build the transforms that can happen. Probabilities are drawn here, so MONAI's own are one."""
+    noise = RandGaussianNoise(prob=1.0, sample_std=False)
+
+    def draw_noise_std(state: np.random.RandomState) -> None:  # MONAI's own draw always starts at zero
+        noise.std = state.uniform(*config.noise.std)
+
+    factors = tuple(factor - 1 for factor in config.brightness.factor)
+    contrasts = tuple(factor - 1 for factor in config.contrast.factor)
+    sigma = config.blur.sigma
+    coarse = RandSimulateLowResolution(
+        prob=1.0, zoom_range=config.low_resolution.zoom, upsample_mode="trilinear" if rank == 3 else "bilinear"
+    )
+    steps = (
+        _Step(2, config.noise.probability, noise, draw_noise_std),
+        _Step(3, config.blur.probability, RandGaussianSmooth(sigma, sigma, sigma, prob=1.0)),
+        _Step(4, config.brightness.probability, RandScaleIntensity(factors, prob=1.0)),
+        _Step(5, config.contrast.probability, RandScaleIntensityFixedMean(prob=1.0, factors=contrasts)),
+        _Step(6, config.low_resolution.probability, coarse),
+        _Step(7, config.gamma.probability, RandAdjustContrast(prob=1.0, gamma=config.gamma.gamma, retain_stats=True)),
+    )
+    return tuple(step for step in steps if step.probability > 0)
+
+
+def _state(key: Sequence[int], transform: int) -> np.random.RandomState:
+    return np.random.RandomState(np.random.Philox(np.random.SeedSequence([*key, transform])))
+
+
+def _margin(matrix: Matrix, patch: Sequence[int]) -> tuple[int, ...]:
+    """Return how far beyond the patch a matrix about its centre reaches, along each axis, in voxels."""
+    half = np.array(patch) / 2
+    reach = np.abs(matrix[: len(patch), : len(patch)]) @ half
+    return tuple(int(voxels) + 1 for voxels in np.ceil(np.maximum(reach - half, 0)))
+
+
+@contextmanager
+def _plain_tensors_on_one_thread() -> Iterator[None]:
+    # Sums over a patch depend on how many threads share them, and a stream must not depend on the machine's cores. MONAI's
+    # MetaTensor bookkeeping costs more than the transforms themselves on patches.
+    threads, tracking = torch.get_num_threads(), get_track_meta()
+    torch.set_num_threads(1)
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        set_track_meta(tracking)

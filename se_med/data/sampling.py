@@ -1,0 +1,101 @@
+"""Linear and nearest samples of volumes on the processor, fast.
+
+`torch.nn.functional.grid_sample`, which MONAI's `Affine` and `SpatialResample` rest on, is vectorised in 2D but walks voxel by
+voxel on one core in 3D. Here a trilinear sample is two 2D samples and a blend, or one blend per axis where the positions form a
+grid: several times faster, and equal to MONAI's up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def affine_positions(matrix: npt.NDArray[np.float64], size: Sequence[int], source: Sequence[int]) -> list[Tensor]:
+    """Return where each voxel of the result lies in the source, in source voxels, moved to the border where it is outside.
+
+    Args:
+        matrix: (rank + 1, rank + 1), from result to source voxels, both counted from the centre.
+        size: shape of the result.
+        source: shape of the source.
+
+    Returns:
+        One tensor of shape `size` per axis of the source.
+    """
+    rank = len(size)
+    steps = [
+        (torch.arange(length) - (length - 1) / 2).reshape([-1 if other == axis else 1 for other in range(rank)])
+        for axis, length in enumerate(size)
+    ]
+    positions = []
+    for row, length in zip(matrix[:rank], source, strict=True):
+        position = torch.full((1,) * rank, float(row[rank]) + (length - 1) / 2)
+        for weight, step in zip(row[:rank], steps, strict=True):
+            position = position + float(weight) * step
+        positions.append(position.clamp_(0, length - 1))
+    return positions
+
+
+def sample_linear(image: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """Interpolate (C, *S) linearly at positions inside of it; returns (C, *size) float32."""
+    if len(positions) == 2:
+        rows, columns = positions
+        grid = torch.stack([_normalised(columns, image.shape[2]), _normalised(rows, image.shape[1])], dim=-1)
+        return _sample(image, grid)
+    x, y, z = positions
+    channels, depth, height, width = image.shape
+    # The volume as one tall image, plane below plane: row x * height + y. Both planes around x are sampled in one call.
+    step = min(1, depth - 1)
+    below = x.floor().clamp_(max=depth - 1 - step)
+    grid = torch.empty(2, *x.shape, 2)
+    grid[..., 0] = _normalised(z, width)
+    grid[0, ..., 1] = _normalised(torch.add(y, below, alpha=height), depth * height)
+    torch.add(grid[0, ..., 1], 2 * step / depth, out=grid[1, ..., 1])
+    planes = _sample(image.reshape(channels, depth * height, width), grid.flatten(0, 2))
+    lower, upper = planes.reshape(channels, 2, *x.shape).unbind(1)
+    return torch.lerp(lower, upper, x - below)
+
+
+def sample_nearest(label: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """Take the nearest voxel of (1, *S) at positions inside of it; returns (1, *size) in the label's type."""
+    index = torch.zeros((), dtype=torch.int32)
+    for position, length in zip(positions, label.shape[1:], strict=True):
+        index = index * length + position.round().int()
+    return label.flatten()[index][None]
+
+
+def sample_grid(volume: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    """Interpolate (X, Y, Z) linearly on the grid of the positions along each axis, moved to the border where they are outside.
+
+    Args:
+        volume: any floating type.
+        positions: for each axis a tensor of positions in voxels, float64.
+
+    Returns:
+        (len(x), len(y), len(z)) float32.
+    """
+    inside = [position.clamp(0, length - 1) for position, length in zip(positions, volume.shape, strict=True)]
+    first = int(inside[0].min())
+    volume = volume[first : int(inside[0].max()) + 2]
+    inside[0] = inside[0] - first
+    for axis in (2, 1, 0):  # the axis that is contiguous in memory is the slowest: it comes while the volume is small
+        below = inside[axis].floor().long()
+        weight = (inside[axis] - below).float().reshape([-1 if other == axis else 1 for other in range(3)])
+        upper = volume.index_select(axis, (below + 1).clamp_(max=volume.shape[axis] - 1))
+        volume = torch.lerp(volume.index_select(axis, below).float(), upper.float(), weight)
+    return volume
+
+
+def _normalised(positions: Tensor, length: int) -> Tensor:
+    """Return positions in voxels as `grid_sample` wants them: from -1 to 1 between the outer edges of the axis."""
+    return positions.mul(2 / length).add_(1 / length - 1)
+
+
+def _sample(image: Tensor, grid: Tensor) -> Tensor:
+    """Interpolate (C, H, W) at (N, M, 2) of normalised column and row; `grid_sample` is vectorised along M."""
+    return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0]

@@ -1,0 +1,217 @@
+"""Pictures of a case: slices of the image with the outlines of prediction and reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+
+from se_med.errors import UsageError
+from se_med.io.atomic import replacing
+from se_med.io.nifti import Volume
+
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
+"""Colours that people with any kind of colour vision tell apart (Okabe and Ito 2008), the best on grey first."""
+
+PLANES = ("sagittal", "coronal", "axial")
+"""Name of the plane across each RAS axis."""
+
+_SIDES = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))  # left, right, top, bottom of each plane
+_HEIGHT = 5.0  # of one plane, in inches
+_MARGIN = 0.35  # of the structures' extent, shown around them
+_LINE = 1.6  # width of outlines, in points
+_DASHES = (0.0, (3.5, 2.5))
+
+Labels = NDArray[np.integer[Any]]
+
+
+def draw_case(
+    image: Volume,
+    prediction: Labels,
+    reference: Labels | None,
+    path: str | Path,
+    labels: Mapping[str, int],
+    title: str = "",
+    *,
+    planes: Literal["best", "all"] = "best",
+    channel: int = 0,
+) -> None:
+    """Draw the slice with the most foreground, with the outline of each structure, as a PNG file.
+
+    Slices are shown as radiologists see them (the patient's right on the left of the picture, or front on the left in sagittal
+    slices), with true proportions, cut to the surroundings of the structures. Predictions are solid lines, references
+    dashed ones.
+
+    Args:
+        image: the image, array (C, X, Y, Z).
+        prediction: label values (X, Y, Z) on the image's grid.
+        reference: likewise, or None.
+        path: the file to write; it ends in `.png` and appears atomically.
+        labels: name and value of each structure.
+        title: text above the picture.
+        planes: "best" for the one plane that shows most foreground, "all" for the three planes, each at its own best slice.
+        channel: channel of the image that is shown.
+
+    Raises:
+        UsageError: the file name has another ending.
+        ValueError: the arrays are not on one grid.
+        RunError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path}: pictures are written as PNG; name it .png")
+    maps = [prediction] if reference is None else [prediction, reference]
+    if any(one.shape != image.shape for one in maps):
+        raise ValueError(f"label maps of shape {[one.shape for one in maps]} are not on the image's grid {image.shape}")
+    orientation = io_orientation(image.affine)
+    voxels = apply_orientation(image.array[channel], orientation)
+    oriented = [apply_orientation(one, orientation) for one in maps]
+    affine = image.affine @ inv_ornt_aff(orientation, image.shape)
+
+    slices = _best_slices(oriented)
+    most = max(range(3), key=lambda axis: slices[axis][1]) if any(count for _, count in slices) else 2
+    axes = (2, 1, 0) if planes == "all" else (most,)
+    figure = Figure(layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    spacing = voxel_sizes(affine)
+    boxes = [_box(oriented, axis, spacing) for axis in axes]
+    widths = [float(np.ptp(box[0]) / np.ptp(box[1])) for box in boxes]
+    figure.set_size_inches(_HEIGHT * sum(min(max(width, 0.4), 2.5) for width in widths) + 0.4, _HEIGHT + 1.1)
+    grid = figure.subplots(1, len(axes), squeeze=False, width_ratios=widths)[0]
+    limits = _brightness(voxels)
+    for subplot, axis, box in zip(grid, axes, boxes, strict=True):
+        index = slices[axis][0]
+        _draw_slice(
+            subplot, np.take(voxels, index, axis), [np.take(one, index, axis) for one in oriented], axis, spacing, labels, limits
+        )
+        _frame(subplot, axis, box, f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}")
+    if title:
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
+    figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _best_slices(maps: list[Labels]) -> list[tuple[int, int]]:
+    """Return, for each axis, the slice with the most foreground voxels and their number; the middle one where there are none."""
+    foreground = np.logical_or.reduce([one > 0 for one in maps])
+    result = []
+    for axis in range(3):
+        counts = foreground.sum(axis=tuple(other for other in range(3) if other != axis))
+        index = int(counts.argmax()) if counts.any() else foreground.shape[axis] // 2
+        result.append((index, int(counts[index])))
+    return result
+
+
+def _in_plane(axis: int) -> tuple[int, int]:
+    """Return the RAS axes that run across and up the picture."""
+    across, up = (other for other in range(3) if other != axis)
+    return across, up
+
+
+def _box(maps: list[Labels], axis: int, spacing: NDArray[np.float64]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the range across and up to show, in mm: the structures and their surroundings, nearly square."""
+    foreground = np.logical_or.reduce([one > 0 for one in maps])
+    whole = [(-0.5 * spacing[one], (foreground.shape[one] - 0.5) * spacing[one]) for one in _in_plane(axis)]
+    if not foreground.any():
+        return whole[0], whole[1]
+    ranges = []
+    for one in _in_plane(axis):
+        occupied = np.flatnonzero(foreground.any(axis=tuple(other for other in range(3) if other != one)))
+        ranges.append(((occupied[0] - 0.5) * spacing[one], (occupied[-1] + 0.5) * spacing[one]))
+    wanted = max(high - low for low, high in ranges) * (1 + 2 * _MARGIN)
+    box = []
+    for (low, high), (first, last) in zip(ranges, whole, strict=True):
+        start = max(first, min((low + high - wanted) / 2, last - wanted))
+        box.append((float(start), float(min(last, start + wanted))))
+    return box[0], box[1]
+
+
+def _brightness(voxels: NDArray[Any]) -> tuple[float, float]:
+    low, high = np.percentile(voxels, (0.5, 99.5))
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def _draw_slice(
+    subplot: Axes,
+    pixels: NDArray[Any],
+    maps: list[Labels],
+    axis: int,
+    spacing: NDArray[np.float64],
+    labels: Mapping[str, int],
+    limits: tuple[float, float],
+) -> None:
+    """Draw (across, up) pixels and the outlines of their labels, in mm from the first voxel's centre."""
+    across, up = _in_plane(axis)
+    width, height = pixels.shape[0] * spacing[across], pixels.shape[1] * spacing[up]
+    extent = (-0.5 * spacing[across], width - 0.5 * spacing[across], -0.5 * spacing[up], height - 0.5 * spacing[up])
+    low, high = limits
+    subplot.imshow(pixels.T, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear")
+    # One voxel of background around, so that outlines close at the border of the image.
+    x, y = (np.arange(-1, length + 1) * spacing[one] for length, one in zip(pixels.shape, (across, up), strict=True))
+    halo = [Stroke(linewidth=2.6, foreground=(0, 0, 0, 0.55)), Normal()]
+    for position, value in enumerate(labels.values()):
+        colour = PALETTE[position % len(PALETTE)]
+        for one, style in zip(maps, ("solid", _DASHES), strict=False):
+            mask = np.pad(one == value, 1)
+            if mask.any():
+                # The reference is drawn paler and above, so that it shows where both agree.
+                tone = colour if style == "solid" else _paler(colour)
+                drawn = subplot.contour(x, y, mask.T, levels=[0.5], colors=[tone], linestyles=[style], linewidths=[_LINE])
+                drawn.set_path_effects(halo if style == "solid" else [Normal()])
+
+
+def _paler(colour: str) -> tuple[float, float, float]:
+    red, green, blue = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    return tuple(0.35 * part + 0.65 for part in (red, green, blue))  # type: ignore[return-value]
+
+
+def _frame(subplot: Axes, axis: int, box: tuple[tuple[float, float], tuple[float, float]], caption: str) -> None:
+    """Set range, caption and the letters of the sides."""
+    subplot.set_xlim(box[0][1], box[0][0])  # R (or A) on the left
+    subplot.set_ylim(*box[1])
+    subplot.set_aspect("equal")
+    subplot.set_xticks([])
+    subplot.set_yticks([])
+    subplot.set_facecolor("black")
+    subplot.set_title(caption, fontsize=10, loc="left")
+    places = (
+        (0.02, 0.5, "left", "center"),
+        (0.98, 0.5, "right", "center"),
+        (0.5, 0.98, "center", "top"),
+        (0.5, 0.02, "center", "bottom"),
+    )
+    for letter, (x, y, horizontal, vertical) in zip(_SIDES[axis], places, strict=True):
+        text = subplot.text(x, y, letter, transform=subplot.transAxes, ha=horizontal, va=vertical, color="white", fontsize=10)
+        text.set_path_effects([Stroke(linewidth=2, foreground="black"), Normal()])
+
+
+def _position(affine: NDArray[np.float64], shape: tuple[int, ...], axis: int, index: int) -> str:
+    """Return where the middle of a slice lies in the world, e.g. `z = -12.0 mm`."""
+    middle = (np.array(shape) - 1) / 2
+    middle[axis] = index
+    millimetres = (affine @ [*middle, 1.0])[axis]
+    return f"{'xyz'[axis]} = {millimetres:.1f} mm"
+
+
+def _legend(labels: Mapping[str, int], maps: list[Labels]) -> list[Any]:
+    handles: list[Any] = [
+        Patch(color=PALETTE[position % len(PALETTE)], label=name)
+        for position, (name, value) in enumerate(labels.items())
+        if any((one == value).any() for one in maps)
+    ]
+    handles.append(Line2D([], [], color="0.25", linewidth=_LINE, label="prediction"))
+    if len(maps) > 1:
+        handles.append(Line2D([], [], color="0.25", linewidth=_LINE, linestyle=_DASHES, label="reference"))
+    return handles

@@ -1,0 +1,183 @@
+"""The bytes of image files: plain or gzip, read to the end, checked, and never more than the header announces.
+
+A gzip stream holds its checksum behind the last voxel, so it is drained to its end: readers that stop after the last voxel accept
+damaged files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from gzip import BadGzipFile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from isal import igzip, igzip_lib
+from numpy.typing import NDArray
+
+from se_med.errors import ImageError
+from se_med.io.header import HEADER_BYTES, Stored, parse_header
+
+_MOST_PADDING = 4096  # zero bytes tolerated behind the last voxel
+_DEFLATE_RATIO = 1032  # deflate cannot compress better than this
+_AGAIN = "copy or export the file again"
+
+
+class _HashedFile(io.RawIOBase):
+    """A file that feeds everything read from it to a sha256 digest."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]  # every unbuffered binary file has it
+        self.digest.update(memoryview(buffer)[:count])
+        return count
+
+
+@dataclass(frozen=True)
+class _Opened:
+    file: _HashedFile
+    content: Any  # the file itself, or the gzip stream in it
+    size: int  # bytes on disk
+    packed: bool
+
+
+def read_header(path: Path) -> Stored:
+    """Read and check the header of a NIfTI file, and that the file can hold what the header announces.
+
+    Raises:
+        ImageError: the file is missing, no regular file, truncated, or its header is not usable. Damage behind the header is
+            not looked for.
+    """
+    with _opened(path) as opened:
+        stored = parse_header(_read(opened.content, HEADER_BYTES), path)
+        _check_size(stored, opened, path)
+        return stored
+
+
+def read_voxels(path: Path) -> tuple[Stored, NDArray[Any], str]:
+    """Read a whole NIfTI file and verify it to its last byte.
+
+    Returns:
+        The checked header, the voxels as stored (unscaled, file's byte order, Fortran order) and the sha256 of the file's bytes.
+
+    Raises:
+        ImageError: the file is missing, no regular file, truncated, longer than its header says, damaged, or not usable.
+    """
+    with _opened(path) as opened:
+        start = _read(opened.content, HEADER_BYTES)
+        stored = parse_header(start, path)
+        _check_size(stored, opened, path)
+        _check_memory(stored, path)
+        content = np.empty(stored.file_bytes, dtype=np.uint8)
+        filled = min(len(start), stored.file_bytes)
+        content[:filled] = np.frombuffer(start, dtype=np.uint8, count=filled)
+        filled += _fill(opened.content, content.data[filled:])
+        if filled < stored.file_bytes:
+            raise ImageError(f"{path}: truncated: {filled} bytes, but the header announces {stored.file_bytes}; {_AGAIN}")
+        rest = start[stored.file_bytes :]
+        rest += _read(opened.content, _MOST_PADDING + 1 - len(rest))  # reaching the end verifies the checksum
+        if len(rest) > _MOST_PADDING or any(rest):
+            raise ImageError(f"{path}: longer than the {stored.file_bytes} bytes its header announces; {_AGAIN}")
+        count = stored.voxel_bytes // stored.dtype.itemsize
+        voxels = np.frombuffer(content, dtype=stored.dtype, count=count, offset=stored.offset)
+        return stored, voxels.reshape(stored.shape, order="F"), opened.file.digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Opened]:
+    """Open an image file, and turn every way in which its bytes can be bad into an `ImageError`."""
+    packed = path.name.lower().endswith(".gz")
+    try:
+        size = _regular_size(path)
+        with path.open("rb", buffering=0) as raw:
+            magic = raw.read(2)
+            raw.seek(0)
+            if packed and magic != b"\x1f\x8b":
+                raise ImageError(f"{path}: not gzip: it starts with {magic!r}; if it is a plain NIfTI file, name it .nii")
+            if not packed and magic == b"\x1f\x8b":
+                raise ImageError(f"{path}: is gzip compressed; name it .nii.gz")
+            file = _HashedFile(raw)
+            if not packed:
+                yield _Opened(file, file, size, packed)
+                return
+            with igzip.IGzipFile(fileobj=file, mode="rb") as content:
+                yield _Opened(file, content, size, packed)
+    except EOFError:
+        raise ImageError(f"{path}: truncated: the gzip stream ends early; {_AGAIN}") from None
+    except BadGzipFile as error:
+        fault = "wrong checksum" if "CRC" in str(error) or "length" in str(error) else "damaged data"
+        raise ImageError(f"{path}: {fault} in the gzip stream ({error}); {_AGAIN}") from None
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub declares the class as an instance
+        raise ImageError(f"{path}: damaged data in the gzip stream ({error}); {_AGAIN}") from None
+    except MemoryError:
+        raise ImageError(f"{path}: does not fit into memory; crop or resample the image") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}; check the path and its rights") from None
+
+
+def _regular_size(path: Path) -> int:
+    """Size of a regular file; asks before opening, because opening a pipe would wait for a writer forever."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file; check the path") from None
+    except ValueError:
+        raise ImageError(f"{str(path)!r}: not a path; check the name") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path}: is a folder, not an image file; name a file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{path}: is a pipe or device, not a file; copy the image to a file")
+    if found.st_size == 0:
+        raise ImageError(f"{path}: the file is empty; {_AGAIN}")
+    return found.st_size
+
+
+def _check_size(stored: Stored, opened: _Opened, path: Path) -> None:
+    """Refuse sizes that cannot be true, before anything of that size is allocated."""
+    most = opened.size * _DEFLATE_RATIO if opened.packed else opened.size
+    if stored.file_bytes > most:
+        raise ImageError(
+            f"{path}: truncated: the header announces {stored.file_bytes} bytes, the file of {opened.size} bytes cannot hold "
+            f"more than {most}; {_AGAIN}"
+        )
+    if not opened.packed and opened.size > stored.file_bytes + _MOST_PADDING:
+        raise ImageError(f"{path}: {opened.size} bytes, longer than the {stored.file_bytes} its header announces; {_AGAIN}")
+
+
+def _check_memory(stored: Stored, path: Path) -> None:
+    """Refuse an image that fits the file but not the machine: a small file can unpack to a thousand times its size."""
+    if not hasattr(os, "sysconf"):
+        return
+    needed = stored.file_bytes + 4 * stored.voxel_bytes // stored.dtype.itemsize
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise ImageError(f"{path}: needs {needed / 1e9:.1f} GB of memory, the machine has {present / 1e9:.1f}; crop the image")
+
+
+def _read(stream: Any, count: int) -> bytes:
+    """Read `count` bytes, or as many as there are."""
+    buffer = bytearray(count)
+    return bytes(buffer[: _fill(stream, memoryview(buffer))])
+
+
+def _fill(stream: Any, target: memoryview) -> int:
+    """Fill `target` from a stream; returns the bytes filled, fewer at the stream's end."""
+    filled = 0
+    while filled < len(target):
+        count = stream.readinto(target[filled:])
+        if not count:
+            break
+        filled += count
+    return filled

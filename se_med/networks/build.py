@@ -1,0 +1,33 @@
+"""From a configuration to a network with its initial weights."""
+
+from __future__ import annotations
+
+import torch
+
+from se_med.config.attention import AttentionConfig
+from se_med.config.network import NetworkConfig
+from se_med.networks.initialise import initialise
+from se_med.networks.placement import place_gates
+from se_med.networks.unet import UNet
+
+
+def build_network(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int, seed: int) -> UNet:
+    """Build a U-Net with its gates and initial weights, on the CPU in float32 and in training mode.
+
+    Args:
+        network: the configuration, with features, strides, kernels and stem filled in.
+        attention: the block of each site.
+        in_channels: channels of the image.
+        num_classes: classes, background included.
+        seed: with the name of a parameter it alone decides the parameter's initial values.
+
+    Raises:
+        ConfigError: a gate at a stage that does not exist, or with options that its block refuses.
+        ValueError: features, strides, kernels or stem are not filled in.
+    """
+    # The constructors of torch's layers draw weights that are replaced right away: the caller's random state stays as it was.
+    with torch.random.fork_rng(devices=[]):
+        gates = place_gates(attention, network.features or (), network.spatial_dims)
+        unet = UNet(network, in_channels, num_classes, gates)
+    initialise(unet, seed)
+    return unet

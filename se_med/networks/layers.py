@@ -1,0 +1,58 @@
+"""The layers a unit is made of, chosen by name: convolutions, normalisations and activations in 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from se_med.config.network import NetworkConfig
+
+CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+AVERAGE_POOLS: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+DROPOUTS: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
+BATCH_NORMS: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+LEAKY_SLOPE = 0.01
+"""Slope of the leaky ReLU on negative values, as in nnU-Net."""
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Instance normalisation with weight and bias, in any rank: each channel of each sample on its own.
+
+    It is computed as a group norm with one channel per group: the same formula, 10 to 35 % faster in training than
+    ``torch.nn.InstanceNorm3d`` on the CPU in contiguous memory, and without the latter's copy from channels-last memory.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(B, C, *spatial)``."""
+        # torch.group_norm is what nn.GroupNorm calls after a size check that needs another batch element.
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def make_norm(network: NetworkConfig, channels: int) -> nn.Module:
+    """Return the network's normalisation for maps with ``channels`` channels."""
+    if network.norm == "instance":
+        return InstanceNorm(channels)
+    if network.norm == "batch":
+        return BATCH_NORMS[network.spatial_dims](channels)
+    return nn.GroupNorm(norm_groups(network, channels), channels)
+
+
+def norm_groups(network: NetworkConfig, channels: int) -> int:
+    """Return the number of groups of norm ``group``: the largest divisor of ``channels`` up to ``norm_groups``."""
+    return max(groups for groups in range(1, min(network.norm_groups, channels) + 1) if channels % groups == 0)
+
+
+def make_activation(network: NetworkConfig) -> nn.Module:
+    """Return a new activation of the network's kind, working in place where torch can."""
+    if network.activation == "leaky_relu":
+        return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+    if network.activation == "relu":
+        return nn.ReLU(inplace=True)
+    return nn.ELU(inplace=True) if network.activation == "elu" else nn.GELU()

@@ -1,0 +1,150 @@
+"""What happens between steps: log lines, validations, checkpoints, and stopping when asked to."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from se_med.progress import Advance
+from se_med.training.checkpoint import save_checkpoint
+from se_med.training.interruption import Interruption
+from se_med.training.metrics_log import MetricsLog
+from se_med.training.module import SegmentationModule
+from se_med.training.optimisation import learning_rate
+
+log = logging.getLogger(__name__)
+
+Scores = dict[str, float]
+
+
+class Course(Callback):
+    """Follows a run from step to step.
+
+    Every decision is taken from the number of steps, except for the time of a checkpoint and a signal, neither of which changes
+    a number.
+
+    Args:
+        checkpoint: where the checkpoint goes.
+        metrics: the table of the run.
+        epoch_steps: steps between two rows.
+        validate: scores the held-out cases with the network as it is now; called after ``validation_steps``.
+        validation_steps: the steps after which to validate.
+        interruption: tells that a signal has asked to stop.
+        advance: shows the progress.
+        environment: what the numbers depend on, stored with each checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Path,
+        metrics: MetricsLog,
+        epoch_steps: int,
+        validate: Callable[[SegmentationModule], Scores],
+        validation_steps: frozenset[int],
+        interruption: Interruption,
+        advance: Advance,
+        environment: dict[str, Any],
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.metrics = metrics
+        self.epoch_steps = epoch_steps
+        self.validate = validate
+        self.validation_steps = validation_steps
+        self.interruption = interruption
+        self.advance = advance
+        self.environment = environment
+        self.note = ""
+        self._dice = ""
+        self._resumed_seconds = 0.0
+        self._start = 0.0
+        self._saved_at = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over from Lightning, which has just installed its own handlers."""
+        module = _segmentation(pl_module)
+        self.interruption.install()
+        self._start = self._saved_at = time.monotonic()
+        self._resumed_seconds = module.progress.seconds
+        if module.progress.step in self.validation_steps and module.progress.validated_step < module.progress.step:
+            self._finish_epoch(module)
+        self._stop_if_asked(trainer, module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After a step: write a row or a checkpoint where one is due."""
+        module = _segmentation(pl_module)
+        if (batch_idx + 1) % module.config.training.accumulate:
+            return
+        step = module.progress.step
+        self.advance(step, self.note)
+        if step % self.epoch_steps == 0 or step in self.validation_steps:
+            self._finish_epoch(module)
+        elif time.monotonic() - self._saved_at > module.config.training.checkpoint_minutes * 60:
+            self._save(module)
+        self._stop_if_asked(trainer, module)
+
+    def _finish_epoch(self, module: SegmentationModule) -> None:
+        state = module.progress
+        row: dict[str, str | int | float] = {
+            "step": state.step,
+            "loss": round(state.loss_sum / max(1, state.loss_steps), 6),
+            "learning_rate": float(f"{learning_rate(state.step - 1, module.steps, module.config.training):.6g}"),
+            "seconds": round(self._seconds(), 2),
+            "stream_digest": state.stream_digest,
+        }
+        scores: Scores = {}
+        if state.step in self.validation_steps and not self.interruption.requested:
+            scores = self.validate(module)
+        if scores:
+            state.validated_step = state.step
+            row.update({name: round(value, 6) for name, value in scores.items()})
+        if scores or state.step not in self.validation_steps:
+            state.loss_sum, state.loss_steps = 0.0, 0
+        self.metrics.append(row)
+        self._say(module, row)
+        self._save(module)
+
+    def _say(self, module: SegmentationModule, row: dict[str, str | int | float]) -> None:
+        step, seconds = module.progress.step, self._seconds()
+        left = seconds / max(1, step) * (module.steps - step)
+        dice = f"  Dice {row['mean_dice']:.4f}" if "mean_dice" in row else ""
+        self._dice = dice or self._dice
+        self.note = f"loss {row['loss']:.4f}{self._dice}"
+        line = (
+            f"step {step}/{module.steps}  loss {row['loss']:.4f}  rate {row['learning_rate']:.2e}{dice}  "
+            f"{_clock(seconds)} gone, {_clock(left)} left"
+        )
+        log.log(logging.INFO if dice else logging.DEBUG, line)
+
+    def _save(self, module: SegmentationModule) -> None:
+        state = module.capture()
+        state.seconds = self._seconds()
+        state.environment = self.environment
+        save_checkpoint(self.checkpoint, state)
+        self._saved_at = time.monotonic()
+
+    def _seconds(self) -> float:
+        return self._resumed_seconds + time.monotonic() - self._start
+
+    def _stop_if_asked(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if self.interruption.requested and not trainer.should_stop:
+            self._save(module)
+            trainer.should_stop = True
+
+
+def _segmentation(module: LightningModule) -> SegmentationModule:
+    if not isinstance(module, SegmentationModule):
+        raise TypeError(f"Course follows a SegmentationModule, not {type(module).__name__}")
+    return module
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,115 @@
+"""The data of one run: the fold's cases, the plan made for them, and both parts prepared on disk."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from se_med.config.experiment import Config
+from se_med.config.load import load_config
+from se_med.data.cache import PreparedCase, prepare_cases
+from se_med.data.case import Case, Dataset
+from se_med.data.fingerprint import take_fingerprint
+from se_med.data.folds import Fold, select_fold, write_split
+from se_med.data.layouts import find_dataset
+from se_med.data.plan import Plan
+from se_med.data.planning import make_plan, resolve
+from se_med.errors import UsageError
+from se_med.io.atomic import write_text
+from se_med.progress import Progress
+from se_med.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+CHANGEABLE = frozenset({"training.threads", "training.workers", "training.device", "training.checkpoint_minutes", "data.cache"})
+"""Settings of the machine, which may differ when a run is resumed."""
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The prepared cases of one fold and the plan they were prepared by.
+
+    Attributes:
+        config: the configuration with everything planned filled in.
+        plan: the plan.
+        train: cases that are trained on.
+        validation: held-out cases.
+    """
+
+    config: Config
+    plan: Plan
+    train: list[PreparedCase]
+    validation: list[PreparedCase]
+
+
+def gather(config: Config, run: RunFolder, *, resumed: bool, progress: Progress) -> RunData:
+    """Find, plan and prepare the cases of a run; writes `plan.json` and `split.json` unless the run is resumed.
+
+    Raises:
+        UsageError: no data set is named, it does not exist, or the configuration contradicts the run that is resumed.
+        DataError: cases cannot be used, each named on a line of its own.
+    """
+    if config.data.root is None:
+        raise UsageError("data.root: no data set is named; set data.root in the file, or data.root=FOLDER on the command line")
+    dataset = find_dataset(config.data)
+    fold = select_fold(dataset, config.data)
+    train, validation = _cases(dataset, fold)
+    log.info("data: %s (%s), %d training and %d validation cases", dataset.root, dataset.layout, len(train), len(validation))
+    if resumed:
+        config = stored_config(config, run)
+        plan = Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
+    else:
+        with progress("reading", len(dataset.cases)) as advance:
+            fingerprint = take_fingerprint(dataset, lambda done, total: advance(done, ""))
+        plan = make_plan(config, dataset, fingerprint)
+        config = resolve(config, plan)
+        write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
+        write_split(run.split, [fold])
+        for key, reason in plan.reasons.items():
+            log.info("plan: %s: %s", key, reason)
+    with progress("preparing", len(train) + len(validation)) as advance:
+        prepared = prepare_cases([*train, *validation], plan, config.data.cache, lambda done, total: advance(done, ""))
+    return RunData(config, plan, prepared[: len(train)], prepared[len(train) :])
+
+
+def stored_config(given: Config, run: RunFolder) -> Config:
+    """Return the configuration that a run was started with.
+
+    Raises:
+        UsageError: `given` sets something to another value; names every such key.
+    """
+    stored = load_config(run.config)
+    known = _flat(stored.model_dump())
+    differing = sorted(
+        key
+        for key, value in _flat(given.model_dump()).items()
+        if value is not None and value != known.get(key) and key not in CHANGEABLE | {"training.max_minutes"}
+    )
+    if differing:
+        raise UsageError(
+            f"{run.path}: {', '.join(differing)} differ from the run's config.yaml; resume with the same configuration, or give "
+            "another name (name=...)"
+        )
+    machine = {key.split(".")[1]: getattr(given.training, key.split(".")[1]) for key in CHANGEABLE if key.startswith("training.")}
+    return stored.model_copy(
+        update={
+            "training": stored.training.model_copy(update=machine),
+            "data": stored.data.model_copy(update={"cache": given.data.cache}),
+        }
+    )
+
+
+def _cases(dataset: Dataset, fold: Fold) -> tuple[list[Case], list[Case]]:
+    return [dataset.case(name) for name in fold.train], [dataset.case(name) for name in fold.validation]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
