@@ -45,7 +45,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         # Libraries warn of their own changes to come; what a user should know is logged.
         warnings.simplefilter("ignore")
     try:
-        return int(app(arguments, exit_on_error=True) or 0)
+        return int(app(arguments, result_action="return_value") or 0)
     except SeMedError as error:
         if debug:
             traceback.print_exc()

@@ -6,51 +6,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from se_med.attention.gate import Gate, hidden_width, wide
+from se_med.attention.activations import GATE_FUNCTIONS
+from se_med.attention.gate import Gate, at_least_one, hidden_width, one_of, outside_autocast
+from se_med.attention.squeeze import SQUEEZES
 
 
 class ChannelGate(Gate):
     """Squeeze-and-excitation over channels (Hu et al. 2018, arXiv 1709.01507).
 
-    The map is squeezed to its mean per channel; two fully connected layers turn the means of all channels into one weight per
-    channel between 0 and 1.
+    The map is squeezed to one number per channel; two fully connected layers turn these numbers into one weight per channel.
 
     Args:
         channels: number of channels C of the input.
         spatial_dims: 2 or 3.
         reduction: the hidden layer has ``max(min_hidden, channels // reduction)`` units.
         min_hidden: smallest width of the hidden layer.
+        hidden: width of the hidden layer, in place of reduction and min_hidden.
+        squeeze: ``avg``, ``max``, ``std`` or ``avg+max`` (both through the same layers, outputs summed).
+        gate_function: ``sigmoid``, ``hard_sigmoid``, ``tanh``, ``relu`` or ``2sigmoid``.
+        bias: biases of the two layers; the ablations of the article have none.
+        identity_start: see Gate.
+
+    Raises:
+        ValueError: an unknown squeeze or gate function, or a width below 1.
 
     Shape:
         ``(B, C, *spatial)`` to the same; the gate is ``(B, C, 1, 1[, 1])``.
     """
 
     kind = "channel"
-    formula = "y = x * sigmoid(W2 relu(W1 mean(x) + b1) + b2)"
+    formula = "y = x * sigmoid(W2 relu(W1 squeeze(x) + b1) + b2), squeeze over space"
     source = "Hu, Shen, Sun 2018, arXiv 1709.01507"
+    extension = "squeeze std; gate function 2sigmoid"
 
-    def __init__(self, channels: int, spatial_dims: int, reduction: int = 4, min_hidden: int = 8) -> None:
-        super().__init__(channels, spatial_dims)
-        hidden = hidden_width(channels, reduction, min_hidden)
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+    def __init__(
+        self,
+        channels: int,
+        spatial_dims: int,
+        reduction: int = 4,
+        min_hidden: int = 8,
+        hidden: int | None = None,
+        squeeze: str = "avg",
+        gate_function: str = "sigmoid",
+        bias: bool = True,
+        identity_start: bool = False,
+    ) -> None:
+        super().__init__(channels, spatial_dims, identity_start)
+        width = hidden_width(channels, reduction, min_hidden) if hidden is None else at_least_one("hidden", hidden)
+        self.squeezes = SQUEEZES[one_of("squeeze", squeeze, tuple(SQUEEZES))]
+        self.gate_function = GATE_FUNCTIONS[one_of("gate_function", gate_function, tuple(GATE_FUNCTIONS))]
+        self.fc1 = nn.Linear(channels, width, bias=bias)
+        self.fc2 = nn.Linear(width, channels, bias=bias)
 
-    def squeeze(self, x: Tensor) -> Tensor:
-        """Return the mean of each channel, ``(B, C)``."""
-        return x.mean(self.spatial_axes, dtype=wide(x.dtype))
-
-    def gate(self, x: Tensor) -> Tensor:
+    def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""
-        return self.excite(self.squeeze(x)).reshape(x.shape[0], self.channels, *(1,) * self.spatial_dims)
-
-    def excite(self, squeezed: Tensor) -> Tensor:
-        """Turn channel descriptors into gates, ``(B, C)`` to ``(B, C)``."""
-        # Gates of a trained network vary between cases by a few thousandths, below the resolution of bfloat16: these two small
-        # products stay in the format of their weights even where autocast narrows everything else.
-        if torch.is_autocast_enabled(squeezed.device.type):
-            with torch.autocast(squeezed.device.type, enabled=False):
-                return self._excite(squeezed)
-        return self._excite(squeezed)
+        gate = outside_autocast(self._excite, torch.stack([squeeze(x) for squeeze in self.squeezes]))
+        return gate.reshape(x.shape[0], self.channels, *(1,) * self.spatial_dims)
 
     def _excite(self, squeezed: Tensor) -> Tensor:
-        return torch.sigmoid(self.fc2(F.relu(self.fc1(squeezed.to(self.fc1.weight.dtype)))))
+        logits: Tensor = self.fc2(F.relu(self.fc1(squeezed.to(self.fc1.weight.dtype))))
+        return self.gate_function(logits.sum(0))

@@ -37,11 +37,17 @@ class _MaxOut(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, channel, spatial = ctx.saved_tensors
         axes = tuple(range(2, x.ndim))
-        # The share of the channel part: 1 where it won, 0 where it lost, a half where both are equal, as torch.maximum has it.
-        share = torch.sign(x * channel - x * spatial).add_(1).mul_(0.5)
-        grad_x = torch.addcmul(grad * spatial, grad * share, channel - spatial)
-        weighted = grad * x
-        won = weighted * share
-        grad_channel = won.sum(axes, keepdim=True)
-        grad_spatial = weighted.sub_(won).sum(1, keepdim=True)
+        grad_x, grad_channel, grad_spatial = torch.empty_like(x), torch.empty_like(channel), torch.empty_like(spatial)
+        for i in range(x.shape[0]):  # one sample at a time: its temporary maps stay in the cache
+            here = slice(i, i + 1)
+            apart = channel[here] - spatial[here]
+            # +1 where the channel part won, -1 where it lost, 0 where both are equal: torch.maximum halves the gradient there.
+            won = (x[here] * apart).sign_()
+            weighted = grad[here] * x[here]
+            all_channel, all_spatial = weighted.sum(axes, keepdim=True), weighted.sum(1, keepdim=True)
+            weighted.mul_(won)
+            grad_channel[here] = (all_channel + weighted.sum(axes, keepdim=True)) * 0.5
+            grad_spatial[here] = (all_spatial - weighted.sum(1, keepdim=True)) * 0.5
+            twice_gate = won.mul_(apart).add_(channel[here]).add_(spatial[here])
+            torch.mul(twice_gate, grad[here], out=grad_x[here]).mul_(0.5)
         return grad_x, grad_channel, grad_spatial

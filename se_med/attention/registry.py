@@ -6,15 +6,39 @@ import difflib
 import fnmatch
 from typing import Any
 
+from se_med.attention.attention_gate import AttentionGate
+from se_med.attention.cbam import ConvolutionalGate
 from se_med.attention.cse import ChannelGate
+from se_med.attention.eca import EfficientChannelGate
+from se_med.attention.fine_attention_gate import FineAttentionGate
 from se_med.attention.gate import Gate
+from se_med.attention.gather_excite import GatherExcite
+from se_med.attention.global_context import GlobalContext
+from se_med.attention.mean import MeanGate
+from se_med.attention.no_squeeze import NoSqueeze
+from se_med.attention.pe import ProjectExcite
 from se_med.attention.scse import ConcurrentGate
+from se_med.attention.se_norm import SENorm
+from se_med.attention.shuffled import ShuffledGate
 from se_med.attention.sse import SpatialGate
+from se_med.attention.static import StaticGate
 
 BLOCKS: dict[str, type[Gate]] = {
     "cse": ChannelGate,
     "sse": SpatialGate,
     "scse": ConcurrentGate,
+    "pe": ProjectExcite,
+    "eca": EfficientChannelGate,
+    "cbam": ConvolutionalGate,
+    "gather_excite": GatherExcite,
+    "global_context": GlobalContext,
+    "se_norm": SENorm,
+    "attention_gate": AttentionGate,
+    "fine_attention_gate": FineAttentionGate,
+    "static": StaticGate,
+    "no_squeeze": NoSqueeze,
+    "shuffled": ShuffledGate,
+    "mean": MeanGate,
 }
 
 

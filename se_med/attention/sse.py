@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from se_med.attention.gate import Gate
-
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+from se_med.attention.gate import CONVOLUTIONS, Gate
 
 
 class SpatialGate(Gate):
@@ -18,6 +16,7 @@ class SpatialGate(Gate):
     Args:
         channels: number of channels C of the input.
         spatial_dims: 2 or 3.
+        identity_start: see Gate.
 
     Shape:
         ``(B, C, *spatial)`` to the same; the gate is ``(B, 1, *spatial)``.
@@ -27,10 +26,10 @@ class SpatialGate(Gate):
     formula = "y = x * sigmoid(w . x + b), w over the channels of a voxel"
     source = "Roy, Navab, Wachinger 2018, arXiv 1803.02579"
 
-    def __init__(self, channels: int, spatial_dims: int) -> None:
-        super().__init__(channels, spatial_dims)
+    def __init__(self, channels: int, spatial_dims: int, identity_start: bool = False) -> None:
+        super().__init__(channels, spatial_dims, identity_start)
         self.conv = CONVOLUTIONS[spatial_dims](channels, 1, kernel_size=1)
 
-    def gate(self, x: Tensor) -> Tensor:
+    def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each voxel, ``(B, 1, *spatial)``."""
         return torch.sigmoid(self.conv(x))

@@ -29,30 +29,151 @@ class Gate(Part):
         return self.model_dump(exclude={"block", "stages"})
 
 
-class ChannelGate(Gate):
-    """Squeeze-and-excitation over channels, cSE (Hu et al. 2018, arXiv 1709.01507)."""
+class Blended(Gate):
+    """Options of blocks that can start as the identity."""
 
-    block: Literal["cse"]
+    identity_start: bool = Field(
+        False, description="Blend the block in by a learned scalar that starts at 0: the network starts as if it had no block."
+    )
+
+
+class Excitation(Blended):
+    """Options of blocks with a hidden layer."""
+
     reduction: PositiveInt = Field(4, description="Hidden width is max(min_hidden, channels // reduction).")
     min_hidden: PositiveInt = Field(8, description="Smallest hidden width.")
 
 
-class SpatialGate(Gate):
+class ChannelGate(Excitation):
+    """Squeeze-and-excitation over channels, cSE (Hu et al. 2018, arXiv 1709.01507)."""
+
+    block: Literal["cse"]
+    hidden: PositiveInt | None = Field(None, description="Hidden width, in place of reduction and min_hidden.")
+    squeeze: Literal["avg", "max", "std", "avg+max"] = Field("avg", description="What a channel is squeezed to.")
+    gate_function: Literal["sigmoid", "hard_sigmoid", "tanh", "relu", "2sigmoid"] = Field(
+        "sigmoid", description="Function that turns the excitation into a gate."
+    )
+    bias: bool = Field(True, description="Biases in both layers of the excitation.")
+
+
+class SpatialGate(Blended):
     """Spatial excitation, sSE (Roy et al. 2018, arXiv 1803.02579)."""
 
     block: Literal["sse"]
 
 
-class ConcurrentGate(Gate):
+class ConcurrentGate(Excitation):
     """Concurrent channel and spatial excitation, scSE (Roy et al. 2018, arXiv 1803.02579 and 1808.08127)."""
 
     block: Literal["scse"]
-    reduction: PositiveInt = Field(4, description="Hidden width of the channel part is max(min_hidden, channels // reduction).")
-    min_hidden: PositiveInt = Field(8, description="Smallest hidden width of the channel part.")
-    aggregation: Literal["max", "add"] = Field("max", description="How both parts meet: `max` (TMI 2019) or `add` (MICCAI 2018).")
+    aggregation: Literal["max", "add", "multiply", "gate_multiply", "concat"] = Field(
+        "max",
+        description="How both parts meet: `max` of both outputs (TMI 2019), `add` (MICCAI 2018), `multiply` the outputs, "
+        "`gate_multiply` the gates, or `concat` with a 1x1 projection.",
+    )
 
 
-AnyGate = Annotated[ChannelGate | SpatialGate | ConcurrentGate, Field(discriminator="block")]
+class ProjectExcite(Excitation):
+    """Project & Excite (Rickmann et al. 2019, arXiv 1906.04649)."""
+
+    block: Literal["pe"]
+
+
+class EfficientChannelGate(Blended):
+    """Efficient channel attention, ECA (Wang et al. 2020, arXiv 1910.03151)."""
+
+    block: Literal["eca"]
+    kernel: PositiveInt | None = Field(None, description="Odd kernel length along the channels. Default: from their number.")
+
+
+class ConvolutionalGate(Excitation):
+    """Convolutional block attention module, CBAM (Woo et al. 2018, arXiv 1807.06521)."""
+
+    block: Literal["cbam"]
+    kernel: PositiveInt | None = Field(None, description="Odd kernel size of the spatial part. Default: 7 in 2D, 3 in 3D.")
+
+
+class GatherExcite(Excitation):
+    """Gather-excite (Hu et al. 2018, arXiv 1810.12348)."""
+
+    block: Literal["gather_excite"]
+    variant: Literal["theta-", "theta", "theta+"] = Field(
+        "theta-", description="`theta-` averages, `theta` gathers by depthwise convolutions, `theta+` adds an excitation."
+    )
+    extent: NonNegativeInt = Field(0, description="Neighbourhood, a power of two; 0 is the whole map (theta- only).")
+
+
+class GlobalContext(Excitation):
+    """Global context (Cao et al. 2019, arXiv 1904.11492)."""
+
+    block: Literal["global_context"]
+    fusion: Literal["add", "scale"] = Field("add", description="Add the context to every voxel, or scale the channels by it.")
+
+
+class SENorm(Gate):
+    """Squeeze-and-excitation normalisation (Iantsen et al. 2021, arXiv 2102.10446); replaces the norms of its stages."""
+
+    block: Literal["se_norm"]
+    reduction: PositiveInt = Field(4, description="Hidden width is max(min_hidden, channels // reduction).")
+    min_hidden: PositiveInt = Field(8, description="Smallest hidden width.")
+
+
+class AttentionGate(Blended):
+    """Attention gate with the coarse decoder features as signal (Oktay et al. 2018, arXiv 1804.03999); skip only."""
+
+    block: Literal["attention_gate"]
+    hidden: PositiveInt | None = Field(None, description="Channels in which skip and signal meet. Default: half the skip's.")
+
+
+class FineAttentionGate(Blended):
+    """Attention gate with the upsampled decoder features as signal, as in MONAI; skip only."""
+
+    block: Literal["fine_attention_gate"]
+    hidden: PositiveInt | None = Field(None, description="Channels in which skip and signal meet. Default: half the skip's.")
+
+
+class StaticGate(Blended):
+    """Control: one learned weight per channel, the same for every image."""
+
+    block: Literal["static"]
+
+
+class NoSqueeze(Excitation):
+    """Control: the layers of cse at every voxel, without pooling."""
+
+    block: Literal["no_squeeze"]
+
+
+class ShuffledGate(Excitation):
+    """Control: while training, each case is weighed by the gates of another; at inference by the mean gate."""
+
+    block: Literal["shuffled"]
+
+
+class MeanGate(Excitation):
+    """Control: trained as cse, at inference every image gets the mean gate of training."""
+
+    block: Literal["mean"]
+
+
+AnyGate = Annotated[
+    ChannelGate
+    | SpatialGate
+    | ConcurrentGate
+    | ProjectExcite
+    | EfficientChannelGate
+    | ConvolutionalGate
+    | GatherExcite
+    | GlobalContext
+    | SENorm
+    | AttentionGate
+    | FineAttentionGate
+    | StaticGate
+    | NoSqueeze
+    | ShuffledGate
+    | MeanGate,
+    Field(discriminator="block"),
+]
 
 
 class AttentionConfig(Part):

@@ -25,6 +25,7 @@ from monai.transforms.intensity.array import (
 from monai.transforms.spatial.array import RandSimulateLowResolution
 from monai.transforms.transform import Randomizable
 from monai.transforms.utils import create_rotate
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from se_med.config.augmentation import Affine, AugmentationConfig
@@ -47,6 +48,16 @@ class _Step:
     probability: float
     transform: Randomizable
     prepare: Callable[[np.random.RandomState], None] = lambda _: None
+
+
+class _Blur(RandGaussianSmooth):  # type: ignore[misc]  # MONAI has no types
+    """MONAI's draw with SciPy's filter, which continues the border where MONAI's takes zeros, and is faster."""
+
+    def __call__(self, img: Tensor, randomize: bool = True) -> Tensor:
+        if randomize:
+            self.randomize()
+        sigma = (0.0, self.x, self.y, self.z)[: img.ndim]
+        return torch.from_numpy(gaussian_filter(img.contiguous().numpy(), sigma, mode="nearest"))
 
 
 class Augmentation:
@@ -151,7 +162,7 @@ def _intensity_steps(config: AugmentationConfig, rank: int) -> tuple[_Step, ...]
     )
     steps = (
         _Step(2, config.noise.probability, noise, draw_noise_std),
-        _Step(3, config.blur.probability, RandGaussianSmooth(sigma, sigma, sigma, prob=1.0)),
+        _Step(3, config.blur.probability, _Blur(sigma, sigma, sigma, prob=1.0)),
         _Step(4, config.brightness.probability, RandScaleIntensity(factors, prob=1.0)),
         _Step(5, config.contrast.probability, RandScaleIntensityFixedMean(prob=1.0, factors=contrasts)),
         _Step(6, config.low_resolution.probability, coarse),

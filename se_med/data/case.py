@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,18 +60,6 @@ class Dataset:
             if case.name == name:
                 return case
         raise DataError(f"{self.root}: no case is named {name!r}")
-
-    def select(self, names: Iterable[str]) -> tuple[Case, ...]:
-        """Return the cases of these names, in their order.
-
-        Raises:
-            DataError: a name is not in the data set.
-        """
-        by_name = {case.name: case for case in self.cases}
-        names = tuple(names)
-        unknown = [name for name in names if name not in by_name]
-        refuse(self.root, [f"no case is named {name!r}" for name in unknown])
-        return tuple(by_name[name] for name in names)
 
 
 def refuse(where: Path, problems: Sequence[str]) -> None:

@@ -56,10 +56,11 @@ class Budget:
     stem: bool
 
 
-# A step of 45,000 positions, 32-64-128 features, takes about 0.12 s on two cores (bf16), so 15 minutes are 7,500 steps.
+# A step of 45,000 positions in 3D, 32-64-128 features, takes about 0.12 s on two cores (bf16), so 15 minutes are 7,500 steps.
+# In 2D a position costs a third of that, but networks are deeper and wider: 64,000 positions take about as long.
 BUDGETS = {
     ("cpu", 3): Budget("a processor", 40_000, 48_000, stem=True),
-    ("cpu", 2): Budget("a processor", 66_000, 128_000, stem=True),
+    ("cpu", 2): Budget("a processor", 34_000, 64_000, stem=True),
     ("gpu", 3): Budget("a GPU", 2_100_000, 4_200_000, stem=False),
     ("gpu", 2): Budget("a GPU", 270_000, 3_200_000, stem=False),
 }

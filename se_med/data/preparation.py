@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.data.meta_tensor import MetaTensor
-from monai.data.utils import compute_shape_offset
 from monai.transforms.spatial.array import Orientation, SpatialResample
 from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff
 from torch import Tensor
@@ -55,7 +54,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Grids:
-    """The way of one volume: native voxels -> voxels in RAS order -> voxels at the plan's spacing."""
+    """The way of one volume: native voxels -> voxels in RAS order -> voxels at the plan's spacing.
+
+    Prepared voxel p lies at `offset + p * target / source` in voxels in RAS order.
+    """
 
     codes: str
     to_native: npt.NDArray[np.float64]
@@ -63,6 +65,7 @@ class _Grids:
     source: Spacing
     target: Spacing
     shape: Shape
+    offset: tuple[float, float, float]
 
     @property
     def resampled(self) -> bool:
@@ -74,8 +77,8 @@ class Preparation:
 
     The grid depends on the volume's shape, spacing and nearest orientation alone: an oblique volume keeps its rotation,
     and a volume stored in another orientation gives bitwise the same array. Images and logits are resampled linearly,
-    labels take the nearest voxel; the centre of the first RAS voxel stays where it is, and values at the border continue
-    beyond it.
+    labels take the nearest voxel. The prepared grid has the centre of the volume and reaches its first and last voxel
+    centres to a quarter of a prepared voxel; values at the border continue beyond it.
 
     Args:
         plan: gives spacing, normalisation, channels and labels.
@@ -108,7 +111,7 @@ class Preparation:
         grids = self._grids(native, image)
         array = _orient(image.array, grids)
         if grids.resampled:
-            array = _resample(torch.from_numpy(array), grids.source, grids.target, grids.shape, "bilinear").numpy()
+            array = _resample(torch.from_numpy(array), grids, "bilinear").numpy()
         for channel, normalisation in zip(array, self.plan.normalisation, strict=True):
             _normalise(channel, normalisation)
         return Prepared(array, _prepared_affine(native, grids), native)
@@ -132,7 +135,7 @@ class Preparation:
         grids = self._grids(like.native, label)
         classes = _orient(self._class_indices(label)[None], grids)
         if grids.resampled:
-            classes = _resample(torch.from_numpy(classes), grids.source, grids.target, grids.shape, "nearest").numpy()
+            classes = _resample(torch.from_numpy(classes), grids, "nearest").numpy()
         return np.ascontiguousarray(classes[0], dtype=np.uint8)
 
     def restore(self, logits: Tensor, prepared: Prepared) -> npt.NDArray[np.integer]:
@@ -174,14 +177,15 @@ class Preparation:
         oriented = _shape(np.array(native.shape)[axes])
         target = self.plan.spacing
         measured = (_stable(native.spacing[axis]) for axis in axes)
-        source = _spacing(
+        source = _triple(
             wanted if abs(found - wanted) < SAME_SPACING * wanted else found
             for found, wanted in zip(measured, target, strict=True)
         )
-        shape = oriented
-        if source != target:
-            shape = _shape(compute_shape_offset(oriented, np.diag([*source, 1]), np.diag([*target, 1]))[0])
-        return _Grids("".join(codes), inv_ornt_aff(orientation, native.shape), oriented, source, target, shape)
+        ratios = [found / wanted for found, wanted in zip(source, target, strict=True)]
+        steps = [(length - 1) * ratio for length, ratio in zip(oriented, ratios, strict=True)]
+        shape = _shape([round(extent) + 1 for extent in steps])
+        offset = _triple((extent - (length - 1)) / 2 / ratio for extent, length, ratio in zip(steps, shape, ratios, strict=True))
+        return _Grids("".join(codes), inv_ornt_aff(orientation, native.shape), oriented, source, target, shape, offset)
 
     def _class_indices(self, label: Volume) -> npt.NDArray[np.uint8]:
         declared = np.array(self.plan.label_values)
@@ -251,7 +255,7 @@ def _shape(values: Sequence[int] | npt.NDArray[np.integer]) -> Shape:
     return x, y, z
 
 
-def _spacing(values: Iterable[float]) -> Spacing:
+def _triple(values: Iterable[float]) -> tuple[float, float, float]:
     x, y, z = values
     return x, y, z
 
@@ -264,8 +268,9 @@ def _stable(spacing: float) -> float:
 
 
 def _prepared_affine(native: Geometry, grids: _Grids) -> npt.NDArray[np.float64]:
-    steps = np.array(grids.target) / np.array(grids.source)
-    affine: npt.NDArray[np.float64] = native.affine @ grids.to_native @ np.diag([*steps, 1.0])
+    to_oriented = np.diag([*(np.array(grids.target) / np.array(grids.source)), 1.0])
+    to_oriented[:3, 3] = grids.offset
+    affine: npt.NDArray[np.float64] = native.affine @ grids.to_native @ to_oriented
     return affine
 
 
@@ -282,23 +287,20 @@ def _slabs(shape: Shape) -> list[slice]:
     return [slice(start, min(start + thickness, shape[0])) for start in range(0, shape[0], thickness)]
 
 
-def _resample(array: Tensor, source: Spacing, target: Spacing, shape: Shape, mode: str) -> Tensor:
-    resampled = torch.empty((array.shape[0], *shape), dtype=array.dtype)
-    for slab in _slabs(shape):
-        for channel, output in zip(array, resampled, strict=True):
-            output[slab] = _resample_slab(channel, source, target, shape, slab, mode)
-    return resampled
-
-
-def _resample_slab(channel: Tensor, source: Spacing, target: Spacing, shape: Shape, slab: slice, mode: str) -> Tensor:
-    """Resample (X, Y, Z) to the planes `slab` (along the first axis) of the grid of that shape and spacing."""
-    first = np.diag([*target, 1.0])
-    first[0, 3] = slab.start * target[0]
-    volume = MetaTensor(channel[None].float(), affine=torch.diag(torch.tensor([*source, 1.0], dtype=torch.float64)))
+def _resample(array: Tensor, grids: _Grids, mode: str) -> Tensor:
+    """Resample (C, X, Y, Z) from the grid in RAS order to the prepared one, slab by slab."""
     transform = SpatialResample(mode=mode, padding_mode="border", align_corners=False, dtype=np.float32)
-    size = (slab.stop - slab.start, shape[1], shape[2])
-    resampled: Tensor = transform(volume, dst_affine=torch.from_numpy(first), spatial_size=size)
-    return resampled.as_tensor()[0]  # type: ignore[attr-defined,no-any-return]
+    affine = torch.diag(torch.tensor([*grids.source, 1.0], dtype=torch.float64))
+    resampled = torch.empty((array.shape[0], *grids.shape), dtype=array.dtype)
+    for slab in _slabs(grids.shape):
+        slab_affine = torch.diag(torch.tensor([*grids.target, 1.0], dtype=torch.float64))
+        slab_affine[:3, 3] = torch.tensor(grids.offset, dtype=torch.float64) * affine.diagonal()[:3]
+        slab_affine[0, 3] += slab.start * grids.target[0]
+        size = (slab.stop - slab.start, *grids.shape[1:])
+        for channel, output in zip(array, resampled, strict=True):
+            volume = MetaTensor(channel[None].float(), affine=affine)
+            output[slab] = transform(volume, dst_affine=slab_affine, spatial_size=size).as_tensor()[0]
+    return resampled
 
 
 def _highest(logits: Tensor, grids: _Grids, slab: slice) -> Tensor:
@@ -306,8 +308,8 @@ def _highest(logits: Tensor, grids: _Grids, slab: slice) -> Tensor:
     starts = (slab.start, 0, 0)
     stops = (slab.stop, *grids.oriented[1:])
     positions = [
-        torch.arange(start, stop, dtype=torch.float64) * (source / target)
-        for start, stop, source, target in zip(starts, stops, grids.source, grids.target, strict=True)
+        (torch.arange(start, stop, dtype=torch.float64) - offset) * (source / target)
+        for start, stop, offset, source, target in zip(starts, stops, grids.offset, grids.source, grids.target, strict=True)
     ]
     best: Tensor | None = None
     classes = torch.zeros((slab.stop - slab.start, *grids.oriented[1:]), dtype=torch.uint8)

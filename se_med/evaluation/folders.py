@@ -108,9 +108,7 @@ def evaluate_folder(
     """
     if not (np.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"tolerance {tolerance:g}: must be a positive number of mm")
-    predictions, references = _label_files(Path(prediction)), _label_files(Path(reference))
-    if Path(prediction).is_file() and Path(reference).is_file():
-        predictions = dict(zip(references, predictions.values(), strict=True))
+    predictions, references = find_label_files(prediction, reference)
     labels, labels_from = _labels(labels, predictions, references, Path(reference))
     scores: list[StructureScore] = []
     failures: list[Failure] = []
@@ -131,6 +129,19 @@ def evaluate_folder(
     )
 
 
+def find_label_files(prediction: str | Path, reference: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the predictions and the references by case name.
+
+    Raises:
+        UsageError: as for `evaluate_folder`.
+    """
+    prediction, reference = Path(prediction), Path(reference)
+    predictions, references = volumes_by_name(prediction), volumes_by_name(reference)
+    if prediction.is_file() and reference.is_file():
+        predictions = dict(zip(references, predictions.values(), strict=True))
+    return predictions, references
+
+
 def _score_pair(
     case: str, prediction: Path | None, reference: Path, labels: Mapping[str, int], tolerance: float, surfaces: bool
 ) -> list[StructureScore]:
@@ -148,8 +159,12 @@ def _score_pair(
     return score_case(case, found.array, expected.array, expected.spacing, labels, tolerance, surfaces=surfaces)
 
 
-def _label_files(entry: Path) -> dict[str, Path]:
-    """Return the volumes of a folder, or the one file, by name."""
+def volumes_by_name(entry: Path) -> dict[str, Path]:
+    """Return the volumes of a folder, or the one file, by name.
+
+    Raises:
+        UsageError: the path does not exist, a folder has no volumes or two of one name.
+    """
     if entry.is_dir():
         try:
             volumes = list_volumes(entry)

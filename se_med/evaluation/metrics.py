@@ -7,6 +7,7 @@ of the image. So no miss and no false alarm is ever left out of a mean.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -143,13 +144,16 @@ def _surface_scores(
     # In a volume of one slice every voxel has a face on the outside; its surface is the outline in the plane.
     flat = tuple(axis for axis, length in enumerate(predicted.shape) if length == 1)[: predicted.ndim - 2]
     masks = (np.squeeze(predicted, flat), np.squeeze(referenced, flat))
-    kept = [length for axis, length in enumerate(spacing) if axis not in flat]
+    kept = [float(length) for axis, length in enumerate(spacing) if axis not in flat]
     box = _bounding_box(masks[0] | masks[1])
     # A margin changes nothing: what lies beyond an array's border is outside of the mask for MONAI.
     first, second = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in masks)
-    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=PERCENTILE, spacing=kept)
     limit = tolerance * (1.0 + SLACK)
-    nsd = compute_surface_dice(first, second, [limit], include_background=True, spacing=kept)
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of its own use of a deprecated argument.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=PERCENTILE, spacing=kept)
+        nsd = compute_surface_dice(first, second, [limit], include_background=True, spacing=kept)
     return float(hd95), float(nsd)
 
 

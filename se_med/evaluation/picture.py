@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +19,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from se_med.errors import UsageError
+from se_med.evaluation.folders import Evaluation, find_label_files, volumes_by_name
 from se_med.io.atomic import replacing
-from se_med.io.nifti import Volume
+from se_med.io.nifti import Volume, read_image, read_label, same_geometry
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito 2008), the best on grey first."""
@@ -97,10 +99,53 @@ def draw_case(
         )
         _frame(subplot, axis, box, f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}")
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.02, ha="left")
+        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.005, ha="left")
     figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def draw_median_case(
+    evaluation: Evaluation, images: str | Path, prediction: str | Path, reference: str | Path, path: str | Path
+) -> str:
+    """Draw the case whose Dice is the median of all that can be drawn: neither the best nor the worst.
+
+    Args:
+        evaluation: what `evaluate_folder` gave for `prediction` and `reference`.
+        images: folder of the images, or one image; names are those of the references, or these with `_0000`.
+        prediction: folder of label maps, or one file.
+        reference: likewise.
+        path: the PNG file to write.
+
+    Returns:
+        Name of the case.
+
+    Raises:
+        UsageError: no scored case has a prediction and an image, or the image has another grid.
+        ImageError: the image cannot be read.
+        RunError: the picture cannot be written.
+    """
+    predictions, references = find_label_files(prediction, reference)
+    found = volumes_by_name(Path(images))
+    dice: dict[str, list[float]] = {}
+    for score in evaluation.summary.scores:
+        if score.dice is not None and score.case in predictions:
+            dice.setdefault(score.case, []).append(score.dice)
+    if Path(images).is_file() and len(references) == 1:
+        found = dict(zip(references, found.values(), strict=True))
+    files = {case: found.get(case, found.get(f"{case}_0000")) for case in dice}
+    ranked = sorted((fmean(dice[case]), case, file) for case, file in files.items() if file is not None)
+    if not ranked:
+        raise UsageError(f"{images}: no image of a case that was scored; images must be named as the references")
+    value, case, file = ranked[len(ranked) // 2]
+    image = read_image(file)
+    labels = [read_label(predictions[case]), read_label(references[case])]
+    difference = same_geometry(image, labels[1])
+    if difference:
+        raise UsageError(f"{file}: grid differs from {references[case]}: {difference}; name the folder of its images")
+    title = f"{case}   Dice {value:.3f}"
+    draw_case(image, labels[0].array, labels[1].array, path, evaluation.labels, title, planes="all")
+    return case
 
 
 def _best_slices(maps: list[Labels]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from se_med.evaluation.metrics import StructureScore
@@ -154,12 +155,9 @@ class Summary:
 
     def table(self) -> Table:
         """Return means and counts of each structure, and their mean, as a table."""
-        table = Table(title=f"{self.cases} cases", title_justify="left", title_style="bold")
-        table.add_column("structure")
-        for name in ("Dice", "HD95 mm", f"NSD {self.tolerance:g} mm", "volume error ml"):
-            table.add_column(name, justify="right")
-        for name in ("counted", "missed", "spurious", "absent", "missing"):
-            table.add_column(name, justify="right")
+        table = _compact(f"{self.cases} cases", "structure")
+        for name in (*_score_headers(self.tolerance), "counted", "missed", "spurious", "absent", "missing"):
+            table.add_column(name, justify="right", no_wrap=True)
         for entry in self.structures:
             counts = (entry.counted, entry.missed, entry.spurious, entry.absent, entry.missing)
             table.add_row(
@@ -173,9 +171,9 @@ class Summary:
 
     def case_table(self) -> Table:
         """Return the scores of each case and structure as a table."""
-        table = Table("case", "structure", "status")
-        for name in ("Dice", "HD95 mm", f"NSD {self.tolerance:g} mm", "volume error ml"):
-            table.add_column(name, justify="right")
+        table = _compact("scores of each case", "case", "structure", "status")
+        for name in _score_headers(self.tolerance):
+            table.add_column(name, justify="right", no_wrap=True)
         for score in self.scores:
             status = "no prediction" if score.prediction_missing else "" if score.status == "present" else score.status
             error = None if score.status == "absent" else score.volume_error_ml
@@ -242,6 +240,18 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _row(score: StructureScore) -> dict[str, Any]:
     return {column: getattr(score, column) for column in CSV_COLUMNS}
+
+
+def _compact(title: str, *columns: str) -> Table:
+    """Return a table that fits into 80 characters; where names are long they wrap, numbers never do."""
+    table = Table(*columns, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _score_headers(tolerance: float) -> tuple[str, ...]:
+    return "Dice", "HD95\nmm", f"NSD\n{tolerance:g} mm", "volume\nerror\nml"
 
 
 def _cells(dice: float | None, hd95: float | None, nsd: float | None, volume_error: float | None) -> list[str]:

@@ -69,10 +69,8 @@ def parse_header(block: bytes, path: Path) -> Stored:
     offset = _offset(header, path)
     try:
         slope, intercept = header.get_slope_inter()
-    except (HeaderDataError, KeyError):
-        raise ImageError(
-            f"{path}: scl_inter is {float(header['scl_inter'])}; repair the header or write the file again"
-        ) from None
+    except HeaderDataError:
+        raise ImageError(f"{path}: scl_inter is {float(header['scl_inter'])}; repair the header or export again") from None
     return Stored(header, shape, affine_of(header, path), dtype, offset, slope, intercept or 0.0)
 
 
@@ -94,7 +92,8 @@ def affine_of(header: Any, path: Path | None = None) -> NDArray[np.float64]:
     except ValueError:  # a quaternion longer than 1, or not a number
         quaternion = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
         raise ImageError(f"{path}: qform quaternion {quaternion} is no rotation; set an sform or repair the header") from None
-    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused next
+        affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     _check_affine(affine, path)
     return affine
 

@@ -7,7 +7,7 @@ import torch
 from se_med.config.attention import AttentionConfig
 from se_med.config.network import NetworkConfig
 from se_med.networks.initialise import initialise
-from se_med.networks.placement import place_gates
+from se_med.networks.placement import place_gates, replaced_norms
 from se_med.networks.unet import UNet
 
 
@@ -22,12 +22,12 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
         seed: with the name of a parameter it alone decides the parameter's initial values.
 
     Raises:
-        ConfigError: a gate at a stage that does not exist, or with options that its block refuses.
+        ConfigError: a gate at a site or stage where it cannot stand, or with options that its block refuses.
         ValueError: features, strides, kernels or stem are not filled in.
     """
     # The constructors of torch's layers draw weights that are replaced right away: the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        gates = place_gates(attention, network.features or (), network.spatial_dims)
-        unet = UNet(network, in_channels, num_classes, gates)
+        gates, norms = place_gates(attention, network), replaced_norms(attention, network)
+        unet = UNet(network, in_channels, num_classes, gates, norms)
     initialise(unet, seed)
     return unet

@@ -26,8 +26,9 @@ def initialise(network: nn.Module, seed: int) -> None:
       counts it, biases 0, as in nnU-Net. One slope for all activations, so that networks that differ in their activation alone
       start equal, too; the gain of a ReLU is the same to 5e-5;
     - norms: weights 1, biases 0;
-    - linear layers and convolutions inside attention gates: torch's default, uniform between -1/sqrt(fan-in) and 1/sqrt(fan-in),
-      weights and biases alike; other parameters of gates keep the constant that their block gives them.
+    - linear layers and convolutions inside attention gates: weights as torch has them, uniform between -1/sqrt(fan-in) and
+      1/sqrt(fan-in); biases 0, as in MONAI's SENet. Torch's default for biases depends on the layer's fan-in, which a bias
+      of equal shape in another network need not share. Other parameters of gates keep the constant their block gives them.
 
     Raises:
         TypeError: a parameter of a layer for which there is no rule.
@@ -39,14 +40,14 @@ def initialise(network: nn.Module, seed: int) -> None:
             in_gate = name.startswith(gates)
             if isinstance(module, _NORMS):
                 parameter.fill_(1.0 if key == "weight" else 0.0)
-            elif in_gate and isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
-                bound = 1 / math.sqrt(module.weight[0].numel())
-                parameter.uniform_(-bound, bound, generator=_generator(seed, name))
-            elif isinstance(module, _CONVOLUTIONS):
-                if key == "weight":
-                    nn.init.kaiming_normal_(parameter, a=LEAKY_SLOPE, generator=_generator(seed, name))
-                else:
+            elif isinstance(module, _CONVOLUTIONS) or (in_gate and isinstance(module, nn.Linear)):
+                if key == "bias":
                     parameter.zero_()
+                elif in_gate:
+                    bound = 1 / math.sqrt(parameter[0].numel())
+                    parameter.uniform_(-bound, bound, generator=_generator(seed, name))
+                else:
+                    nn.init.kaiming_normal_(parameter, a=LEAKY_SLOPE, generator=_generator(seed, name))
             elif not isinstance(module, Gate):
                 raise TypeError(f"{name}: no rule for the parameters of {type(module).__name__}")
 

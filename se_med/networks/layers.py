@@ -15,6 +15,9 @@ AVERAGE_POOLS: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.Avg
 DROPOUTS: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 BATCH_NORMS: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
+NormFactory = Callable[[int], nn.Module]
+"""What makes a normalisation for a number of channels."""
+
 LEAKY_SLOPE = 0.01
 """Slope of the leaky ReLU on negative values, as in nnU-Net."""
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
-from se_med.attention import Gate, create_attention
+from se_med.attention import Gate, attention_class, create_attention
 from se_med.config.attention import AttentionConfig
+from se_med.config.network import NetworkConfig
 from se_med.errors import ConfigError
+from se_med.networks.layers import NormFactory
+
+NORM_SITES = ("encoder", "bottleneck", "decoder")
+"""The sites made of units, at which a block of kind ``normalisation`` replaces the norms."""
 
 
 def site_channels(features: Sequence[int]) -> dict[str, dict[int, int]]:
@@ -24,37 +31,45 @@ def site_channels(features: Sequence[int]) -> dict[str, dict[int, int]]:
     }
 
 
-def place_gates(attention: AttentionConfig, features: Sequence[int], spatial_dims: int) -> dict[tuple[str, int], Gate]:
-    """Make the gates that the configuration asks for.
+def sites_of(block: str) -> tuple[str, ...]:
+    """Return the sites at which ``block`` can stand."""
+    kind = attention_class(block).kind
+    if kind == "skip":
+        return ("skip",)
+    return NORM_SITES if kind == "normalisation" else tuple(AttentionConfig.model_fields)
+
+
+def place_gates(attention: AttentionConfig, network: NetworkConfig) -> dict[tuple[str, int], Gate]:
+    """Make the gates that the configuration asks for; blocks that replace a norm are left to ``replaced_norms``.
 
     Args:
         attention: the block of each site.
-        features: channels of each stage.
-        spatial_dims: 2 or 3.
+        network: its features and strides must be filled in.
 
     Returns:
         The gates by site and stage.
 
     Raises:
-        ConfigError: a stage that the site does not have, or a block that cannot be made for it. All are listed.
+        ConfigError: a block at a site where it cannot stand, a stage that the site does not have, or options that the block
+            refuses. All are listed.
     """
     placed: dict[tuple[str, int], Gate] = {}
     problems: list[str] = []
-    for site, channels in site_channels(features).items():
+    for site, channels in site_channels(network.features or ()).items():
         gate = getattr(attention, site)
         if gate is None:
             continue
         wanted = tuple(channels) if gate.stages is None else gate.stages
-        missing = [stage for stage in wanted if stage not in channels]
-        if missing:
-            problems.append(
-                f"attention.{site}.stages: stage {missing[0]} does not exist; with {len(features)} features "
-                f"this site has {_span(list(channels))}"
-            )
+        problem = _problem(site, gate.block, wanted, list(channels))
+        if problem:
+            problems.append(problem)
+            continue
+        if attention_class(gate.block).kind == "normalisation":
             continue
         try:
             for stage in wanted:
-                placed[site, stage] = create_attention(gate.block, channels[stage], spatial_dims, **gate.options())
+                options = {**gate.options(), **_signal(gate.block, stage, network)}
+                placed[site, stage] = create_attention(gate.block, channels[stage], network.spatial_dims, **options)
         except ValueError as error:
             problems.append(f"attention.{site}: {error}")
     if problems:
@@ -62,5 +77,31 @@ def place_gates(attention: AttentionConfig, features: Sequence[int], spatial_dim
     return placed
 
 
-def _span(stages: list[int]) -> str:
-    return f"stage {stages[0]} only" if len(stages) == 1 else f"stages {stages[0]} to {stages[-1]}"
+def replaced_norms(attention: AttentionConfig, network: NetworkConfig) -> dict[tuple[str, int], NormFactory]:
+    """Return, by site and stage, what makes the norms of the units where a block of kind ``normalisation`` replaces them."""
+    norms: dict[tuple[str, int], NormFactory] = {}
+    for site in NORM_SITES:
+        gate = getattr(attention, site)
+        if gate is not None and attention_class(gate.block).kind == "normalisation":
+            make = partial(create_attention, gate.block, spatial_dims=network.spatial_dims, **gate.options())
+            stages = site_channels(network.features or ())[site]
+            norms.update({(site, stage): make for stage in stages if gate.stages is None or stage in gate.stages})
+    return norms
+
+
+def _problem(site: str, block: str, wanted: Sequence[int], stages: list[int]) -> str:
+    if site not in sites_of(block):
+        return f"attention.{site}.block: {block} cannot stand here; its sites are {', '.join(sites_of(block))}"
+    missing = [stage for stage in wanted if stage not in stages]
+    if missing:
+        span = f"stage {stages[0]} only" if len(stages) == 1 else f"stages {stages[0]} to {stages[-1]}"
+        return f"attention.{site}.stages: stage {missing[0]} does not exist; this site has {span}"
+    return ""
+
+
+def _signal(block: str, stage: int, network: NetworkConfig) -> dict[str, Any]:
+    features, strides = network.features or (), network.strides or ()
+    signal = attention_class(block).signal
+    if signal == "coarse":
+        return {"signal_channels": features[stage + 1], "stride": strides[stage]}
+    return {"signal_channels": features[stage]} if signal == "fine" else {}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from se_med.attention import Gate
 from se_med.config.network import NetworkConfig
-from se_med.networks.layers import CONVOLUTIONS, TRANSPOSED, norm_groups
+from se_med.networks.layers import CONVOLUTIONS, TRANSPOSED, NormFactory, norm_groups
 from se_med.networks.stem import make_stem
 from se_med.networks.units import make_stage
 
@@ -30,6 +30,7 @@ class UNet(nn.Module):
         in_channels: channels of the image.
         num_classes: classes, background included.
         gates: the gate of each site and stage; see ``placement.place_gates``.
+        norms: by site and stage, what makes the norms of its units instead of ``network.norm``; see ``placement.replaced_norms``.
 
     Attributes:
         divisor: per axis, the number that the spatial size of an input must be divisible by.
@@ -40,9 +41,15 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self, network: NetworkConfig, in_channels: int, num_classes: int, gates: Mapping[tuple[str, int], Gate] | None = None
+        self,
+        network: NetworkConfig,
+        in_channels: int,
+        num_classes: int,
+        gates: Mapping[tuple[str, int], Gate] | None = None,
+        norms: Mapping[tuple[str, int], NormFactory] | None = None,
     ) -> None:
         super().__init__()
+        norms = norms or {}
         if network.features is None or network.strides is None or network.kernels is None or network.stem is None:
             raise ValueError("network: features, strides, kernels and stem must be filled in before the network is built")
         features, strides, kernels = network.features, network.strides, network.kernels
@@ -51,14 +58,21 @@ class UNet(nn.Module):
         encoder_units, decoder_units = _per_stage(network.encoder_units, last + 1), _per_stage(network.decoder_units, last)
         self.stem, self.unfold = make_stem(network.stem)
         self.encoder = nn.ModuleList(
-            make_stage(network, a, b, kernel, stride, units)
-            for a, b, kernel, stride, units in zip(
-                (in_channels * fold, *features[:-1]), features, kernels, (unity, *strides), encoder_units, strict=True
+            make_stage(
+                network,
+                norms.get(("encoder" if i < last else "bottleneck", i)),
+                features[i - 1] if i else in_channels * fold,
+                features[i],
+                kernels[i],
+                strides[i - 1] if i else unity,
+                encoder_units[i],
             )
+            for i in range(last + 1)
         )
         self.upsample = nn.ModuleList(TRANSPOSED[rank](features[i + 1], features[i], strides[i], strides[i]) for i in range(last))
         self.decoder = nn.ModuleList(
-            make_stage(network, 2 * features[i], features[i], kernels[i], unity, decoder_units[i]) for i in range(last)
+            make_stage(network, norms.get(("decoder", i)), 2 * features[i], features[i], kernels[i], unity, decoder_units[i])
+            for i in range(last)
         )
         self.deep_supervision = network.deep_supervision is not None
         self.num_heads = len(network.deep_supervision or (1.0,))
@@ -91,8 +105,9 @@ class UNet(nn.Module):
         x = self._gated("bottleneck", last, self.encoder[last](x))
         outputs: list[Tensor] = []
         for stage in reversed(range(last)):
+            coarse = x
             x = self._gated("upsample", stage, self.upsample[stage](x))
-            skip = self._gated("skip", stage, skips[stage])
+            skip = self._gated("skip", stage, skips[stage], {"coarse": coarse, "fine": x})
             x = self._gated("concat", stage, torch.cat((x, skip), 1))
             x = self._gated("decoder", stage, self.decoder[stage](x))
             if stage == 0 or (self.training and stage < self.num_heads):
@@ -104,9 +119,12 @@ class UNet(nn.Module):
         key = f"{site}_{stage}"
         return cast("Gate", self.gates[key]) if key in self.gates else None
 
-    def _gated(self, site: str, stage: int, x: Tensor) -> Tensor:
+    def _gated(self, site: str, stage: int, x: Tensor, signals: Mapping[str, Tensor] | None = None) -> Tensor:
         gate = self.gate(site, stage)
-        return x if gate is None else gate(x)
+        if gate is None:
+            return x
+        gated: Tensor = gate(x, signals[gate.signal]) if signals and gate.signal else gate(x)
+        return gated
 
     def _check_size(self, x: Tensor) -> None:
         sizes = tuple(x.shape[2:])

@@ -28,7 +28,7 @@ def numerical_environment(precision: str) -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "processor": _processor(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 

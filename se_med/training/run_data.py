@@ -14,7 +14,7 @@ from se_med.data.fingerprint import take_fingerprint
 from se_med.data.folds import Fold, select_fold, write_split
 from se_med.data.layouts import find_dataset
 from se_med.data.plan import Plan
-from se_med.data.planning import make_plan, resolve
+from se_med.data.planning import GIVEN, make_plan, resolve
 from se_med.errors import UsageError
 from se_med.io.atomic import write_text
 from se_med.progress import Progress
@@ -67,7 +67,8 @@ def gather(config: Config, run: RunFolder, *, resumed: bool, progress: Progress)
         write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
         write_split(run.split, [fold])
         for key, reason in plan.reasons.items():
-            log.info("plan: %s: %s", key, reason)
+            if reason != GIVEN:
+                log.info("plan: %s %s: %s", key, _plain(getattr(plan, key)), reason)
     with progress("preparing", len(train) + len(validation)) as advance:
         prepared = prepare_cases([*train, *validation], plan, config.data.cache, lambda done, total: advance(done, ""))
     return RunData(config, plan, prepared[: len(train)], prepared[len(train) :])
@@ -113,3 +114,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _plain(value: Any) -> str:
+    """Write a planned value as YAML would."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_plain(entry) for entry in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_plain(entry)}' for key, entry in value.items())}}}"
+    return getattr(value, "method", None) or (f"{value:g}" if isinstance(value, float) else str(value))

@@ -9,16 +9,6 @@ from se_med.data.case import refuse
 from se_med.errors import DataError
 
 
-def test_select_keeps_the_order_of_the_names():
-    chosen = data_sets.dataset("a", "b", "c").select(["c", "a"])
-    assert [case.name for case in chosen] == ["c", "a"]
-
-
-def test_select_names_every_unknown_case():
-    with pytest.raises(DataError, match=r"(?s)'x'.*'y'"):
-        data_sets.dataset("a").select(["x", "a", "y"])
-
-
 def test_case_by_name():
     data = data_sets.dataset("a", "b")
     assert data.case("b") is data.cases[1]

@@ -107,7 +107,8 @@ def test_slices_are_taken_across_the_largest_spacing(spacing, axis):
 def test_a_2d_network_has_more_features_at_most():
     made = plan(data_sets.config(network={"spatial_dims": 2}), shape=(512, 512, 30))
     assert made.features[-1] == 512
-    assert (made.patch, made.stem) == ((512, 512), (2, 2))
+    assert made.stem == (2, 2)
+    assert 320 <= min(made.patch) <= max(made.patch) <= 384
 
 
 @pytest.mark.parametrize(

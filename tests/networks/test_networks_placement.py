@@ -1,7 +1,7 @@
 """The attention part of a configuration becomes gates at sites and stages, or a message that names both."""
 
 import pytest
-from network_cases import SITES
+from network_cases import SITES, configure
 
 from se_med.config.attention import AttentionConfig
 from se_med.errors import ConfigError
@@ -11,7 +11,7 @@ FEATURES = (8, 16, 32, 64)
 
 
 def place(attention):
-    return place_gates(AttentionConfig.model_validate(attention), FEATURES, 3)
+    return place_gates(AttentionConfig.model_validate(attention), configure(features=FEATURES))
 
 
 def test_null_is_the_plain_network():

@@ -85,7 +85,7 @@ def test_dropout_drops_whole_channels_in_training_only():
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 def test_one_voxel_in_the_last_stage_is_refused_with_advice(rank, norm):
     net = build(rank, norm=norm)
-    with pytest.raises(ValueError, match="one voxel is left in the last stage.*larger patches"):
+    with pytest.raises(ValueError, match=r"one voxel is left in the last stage.*larger patches"):
         net(image(rank, batch=1, size=4))
 
 
@@ -112,7 +112,7 @@ def test_unresolved_configuration_is_refused():
 def test_a_gate_at_every_site_is_found_by_site_and_stage(rank):
     net = build(rank, attention=dict.fromkeys(SITES, "scse"))
     stages = {site: [stage for stage in range(4) if net.gate(site, stage) is not None] for site in SITES}
-    assert stages == {**dict.fromkeys(SITES, [0, 1]), "bottleneck": [2], "head": [0]}
+    assert stages == {**{site: [0, 1] for site in SITES}, "bottleneck": [2], "head": [0]}
     assert isinstance(net.gate("head", 0), Gate)
     assert net.gate("concat", 1).channels == 12
     seen = []
@@ -129,7 +129,7 @@ def test_sites_gate_the_maps_they_are_named_for():
         net = build(attention={site: "cse"}).eval()
         maps = {}
         for name in ("encoder.0", "encoder.1", "encoder.2", "upsample.0", "upsample.1", "decoder.0", "decoder.1", "heads.0"):
-            net.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: maps.update({name: (i[0], o)}))
+            net.get_submodule(name).register_forward_hook(lambda m, i, o, name=name, maps=maps: maps.update({name: (i[0], o)}))
         stage = 2 if site == "bottleneck" else 0
         net.gate(site, stage).forward = torch.zeros_like
         net(x)
@@ -143,11 +143,11 @@ def test_sites_gate_the_maps_they_are_named_for():
             "head": not maps["heads.0"][0].any(),
         }
         expected = {
-            "encoder": set(zero),  # biases start at 0, so that nothing can come of nothing
+            "encoder": set(zero),  # biases start at 0, so that a zero map stays zero
             "skip": {"skip"},
             "bottleneck": {"deepest"},
             "upsample": {"up"},
-            "concat": {"skip", "up"},
+            "concat": {"skip", "up", "head"},
             "decoder": {"head"},
             "head": {"head"},
         }[site]

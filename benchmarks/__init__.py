@@ -1,0 +1,1 @@
+"""Measurements, each a module with a ``main``: ``python -m benchmarks NAME``."""

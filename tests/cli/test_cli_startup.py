@@ -1,0 +1,24 @@
+"""Starting the command line costs little."""
+
+import subprocess
+import sys
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from se_med.cli.app import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'monai', 'lightning', 'scipy', 'nibabel', 'matplotlib', 'pydantic', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "train" in result.stdout
+
+
+def test_version():
+    import se_med
+
+    result = subprocess.run([sys.executable, "-m", "se_med", "--version"], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == se_med.__version__
