@@ -10,7 +10,9 @@ from pathlib import Path
 
 def main() -> int:
     """Run the measurement that the first argument names."""
-    names = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if not module.name.startswith("_"))
+    names = sorted(
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if not module.name.startswith("_")
+    )
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         print(f"usage: python -m benchmarks NAME, where NAME is one of: {', '.join(names)}")
         return 2

@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         kills = run(Path(folder), options.kills, options.signal, options.seed)
-    print("| # | signal | after s | exit code | checkpoint at step | resumed run equal | leftovers |\n|---|---|---|---|---|---|---|")
+    print(
+        "| # | signal | after s | exit code | checkpoint at step | resumed run equal | leftovers |\n|---|---|---|---|---|---|---|"
+    )
     for number, kill in enumerate(kills, 1):
         step = "none" if kill.step < 0 else kill.step
         print(f"| {number} | {kill.signal} | {kill.after:.2f} | {kill.exit_code} | {step} | {kill.equal} | {kill.leftovers} |")

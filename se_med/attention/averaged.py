@@ -45,7 +45,7 @@ class AveragedGate(Gate):
         with torch.no_grad():
             newest = gate.detach().mean((0, *self.spatial_axes)).to(self.running_mean.dtype)
             # The first batches weigh equally, so that the arbitrary start of the mean leaves no trace.
-            share = torch.clamp(1 / (self.batches + 1), min=MOMENTUM).to(newest.dtype)
+            share = (self.batches + 1).to(newest.dtype).reciprocal().clamp(min=MOMENTUM)
             self.running_mean.lerp_(newest, share)
             self.batches.add_(1)
         return gate

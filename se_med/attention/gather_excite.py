@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from se_med.attention.gate import BATCH_NORMS, CONVOLUTIONS, Gate, hidden_width, one_of
+from se_med.attention.gate import BATCH_NORMS, CONVOLUTIONS, Gate, hidden_width, one_of, wide
 
 VARIANTS = ("theta-", "theta", "theta+")
 POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -79,10 +79,15 @@ class GatherExcite(Gate):
         if self.extent == 0:
             return torch.sigmoid(x.mean(self.spatial_axes, keepdim=True))
         if self.variant == "theta-":
-            window = 2 * self.extent - 1
-            gathered = POOLS[self.spatial_dims](x, window, self.extent, self.extent - 1, count_include_pad=False)
+            inside = torch.ones_like(x[:1, :1], dtype=wide(x.dtype))
+            gathered = (self._average(x) / self._average(inside)).to(x.dtype)
         else:
             gathered = self.gather(x)
         if self.variant == "theta+":
             gathered = self.excite(gathered)
         return torch.sigmoid(F.interpolate(gathered, size=x.shape[2:], mode="nearest"))
+
+    def _average(self, x: Tensor) -> Tensor:
+        # Padded by hand and in float32: torch's 3D pooling refuses maps smaller than the window and half precision on the CPU.
+        padded = F.pad(x.to(wide(x.dtype)), (self.extent - 1,) * (2 * self.spatial_dims))
+        return POOLS[self.spatial_dims](padded, 2 * self.extent - 1, self.extent)

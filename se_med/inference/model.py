@@ -32,6 +32,8 @@ from se_med.networks.build import build_network
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 PLAN = "plan.json"
+METADATA = "se_med"
+"""The one entry of the weights' metadata: a JSON object."""
 FORMAT = "1"
 """Version of the metadata in `model.safetensors`; another number is refused."""
 
@@ -83,7 +85,8 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config, 
     write_text(folder / PLAN, plan.model_dump_json(indent=2) + "\n")
     with replacing(folder / WEIGHTS) as temporary:
         # Cloned where two names share memory, which safetensors refuses.
-        save_file(_unshared(tensors), temporary, metadata=metadata)
+        # One entry, since safetensors writes several in random order and equal models would not be equal files.
+        save_file(_unshared(tensors), temporary, metadata={METADATA: json.dumps(metadata)})
     return _model_digest(metadata)
 
 
@@ -140,7 +143,7 @@ def read_plan(path: str | Path) -> Plan:
 def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = _read_metadata((file.metadata() or {}).get(METADATA, "{}"))
             if metadata.get("format") != FORMAT:
                 writer = f"se-med {metadata['se_med']}" if "se_med" in metadata else "another program"
                 raise RunError(
@@ -150,6 +153,14 @@ def _read_weights(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: damaged or not a safetensors file ({error}); copy it again or train again") from None
+
+
+def _read_metadata(text: str) -> dict[str, str]:
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {key: str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
 
 
 def _read_text(path: Path) -> str:

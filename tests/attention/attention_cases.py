@@ -51,17 +51,15 @@ def lacks(name, options):
     if name == "pe" or windowed(name, options):
         missing.add("voxel order")
     if windowed(name, options):
-        missing |= {"tiling"}
-    if name == "gather_excite" and "extent" in options:
-        missing.add("flips")
-    if name == "pe" or (name == "gather_excite" and options.get("extent") and options.get("variant") != "theta-"):
+        missing |= {"tiling", "flips"}
+    if name == "pe":
         missing.add("rank")
     return missing
 
 
-def local(name):
-    """Whether a voxel's output depends on that voxel alone."""
-    return name in ("sse", "no_squeeze") or constant(name)
+def local(name, options):
+    """Whether zeros beside the map make no difference to a voxel's output: it does not look there, or at the maximum only."""
+    return name in ("sse", "no_squeeze") or constant(name) or options.get("squeeze") == "max"
 
 
 def attenuates(name, options):

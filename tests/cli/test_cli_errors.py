@@ -123,7 +123,13 @@ def test_all_bad_files_are_listed_at_once(train, own_data):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["predict"], ["trian"], ["predict", "nowhere", "in", "-o", "out"], ["evaluate", "nowhere", "nowhere"], ["train", "a.yaml", "--fast"]],
+    [
+        ["predict"],
+        ["trian"],
+        ["predict", "nowhere", "in", "-o", "out"],
+        ["evaluate", "nowhere", "nowhere"],
+        ["train", "a.yaml", "--fast"],
+    ],
 )
 def test_usage_errors_exit_with_2(se_med, arguments):
     outcome = se_med(*arguments)

@@ -10,9 +10,8 @@ from se_med.attention import Gate
 @pytest.mark.parametrize("rank", [2, 3])
 @pytest.mark.parametrize("unit", ["plain", "residual"])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
-@pytest.mark.parametrize("activation", ["leaky_relu", "relu", "elu", "gelu"])
-def test_logits_have_the_size_of_the_image(rank, unit, norm, activation):
-    net = build(rank, unit=unit, norm=norm, activation=activation, in_channels=2, num_classes=5)
+def test_logits_have_the_size_of_the_image(rank, unit, norm):
+    net = build(rank, unit=unit, norm=norm, in_channels=2, num_classes=5)
     logits = net(image(rank, channels=2))
     assert logits.shape == (2, 5, *(8,) * rank)
     logits.square().mean().backward()
@@ -165,3 +164,11 @@ def test_export_and_autocast(rank):
     assert (rough - expected).abs().max() < 0.1 * expected.abs().max()
     exported = torch.export.export(net, (x,)).module()
     torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "relu", "elu", "gelu"])
+def test_activations_follow_every_norm(activation):
+    net = build(activation=activation)
+    kinds = {type(module).__name__.lower() for module in net.modules()}
+    assert {name for name in ("leakyrelu", "relu", "elu", "gelu") if name in kinds} == {activation.replace("_", "")}
+    assert net(image()).isfinite().all()
