@@ -55,7 +55,7 @@ def predict(
             table.add_row(result.name, result.message)
         console.print(table)
     console.print(
-        f"{counts['done']} segmented, {counts['skipped']} skipped (result exists), {counts['failed']} failed; results in {output}",
+        f"{counts['done']} segmented, {counts['skipped']} skipped (had a result), {counts['failed']} failed; results in {output}",
         soft_wrap=True,
     )
     return 1 if failures else 0

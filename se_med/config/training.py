@@ -56,6 +56,9 @@ class TrainingConfig(Part):
         "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."
     )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="Where to train; auto takes a GPU where there is one.")
-    threads: PositiveInt | None = Field(None, description="CPU threads of torch. Default: all cores.")
+    processes: PositiveInt = Field(
+        1, description="Processes that train together, each on its share of every batch (DDP): one per GPU, or several on a CPU."
+    )
+    threads: PositiveInt | None = Field(None, description="CPU threads of each process. Default: all cores, shared evenly.")
     workers: NonNegativeInt = Field(0, description="Processes that prepare batches; 0 prepares them in the training process.")
     checkpoint_minutes: PositiveFloat = Field(2.0, description="Minutes between two checkpoints to resume from.")

@@ -1,0 +1,1 @@
+"""Data: layouts, cases, folds, plans, preparation, and the stream of training patches."""

@@ -178,26 +178,42 @@ def make_loader(stream: PatchStream, sampler: StepSampler, workers: int = 0, pin
     )
 
 
-def batch_digest(previous: str, batch: Mapping[str, Any]) -> str:
-    """Continue the running digest of a batch stream.
+def batch_checksums(batch: Mapping[str, Any]) -> Tensor:
+    """Return two checksums per sample, (B, 2) int64: of the image, and of the label with the name of its case.
 
-    Covers the pixels and labels that reach the network, their shapes and the names of the cases. CRC-32 reads the pixels
-    (0.05 ms for 1.8 MB), SHA-256 chains the batches.
+    They cover the pixels that reach the network, with their type and shape. CRC-32 reads 1.8 MB in about 0.05 ms.
+
+    Args:
+        batch: as `make_loader` gives it.
+    """
+    rows = []
+    for image, label, case in zip(batch["image"], batch["label"], batch["case"], strict=True):
+        rows.append([_checksum(image), _checksum(label, case)])
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def extend_digest(previous: str, checksums: Tensor) -> str:
+    """Continue the running digest of a batch stream.
 
     Args:
         previous: the digest so far; "" at the start.
-        batch: as `make_loader` gives it.
+        checksums: of the next batch, (B, 2), in the order of its samples over all processes.
 
     Returns:
-        64 hexadecimal digits.
+        64 hexadecimal digits (SHA-256).
     """
-    digest = hashlib.sha256(previous.encode())
-    for key in ("image", "label"):
-        tensor: Tensor = batch[key]
-        pixels = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{key} {pixels.dtype} {pixels.shape} {isal_zlib.crc32(pixels):08x}\n".encode())
-    digest.update("\n".join(batch["case"]).encode())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{previous} {checksums.tolist()}".encode()).hexdigest()
+
+
+def batch_digest(previous: str, batch: Mapping[str, Any]) -> str:
+    """Continue the running digest with a batch of a single process."""
+    return extend_digest(previous, batch_checksums(batch))
+
+
+def _checksum(tensor: Tensor, name: str = "") -> int:
+    pixels = tensor.detach().cpu().contiguous().numpy()
+    start = isal_zlib.crc32(f"{pixels.dtype} {pixels.shape} {name}".encode())
+    return int(isal_zlib.crc32(pixels, start))
 
 
 @lru_cache(maxsize=4)

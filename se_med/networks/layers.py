@@ -25,8 +25,9 @@ LEAKY_SLOPE = 0.01
 class InstanceNorm(nn.GroupNorm):
     """Instance normalisation with weight and bias, in any rank: each channel of each sample on its own.
 
-    It is computed as a group norm with one channel per group: the same formula, 10 to 35 % faster in training than
-    ``torch.nn.InstanceNorm3d`` on the CPU in contiguous memory, and without the latter's copy from channels-last memory.
+    It is computed as a group norm with one channel per group, which is the same formula. A stack of convolution, norm and
+    activation trains on the CPU in up to 35 % less time than with ``torch.nn.InstanceNorm3d``, in contiguous memory; in
+    channels-last memory inference takes a third less time, while training becomes slower.
     """
 
     def __init__(self, channels: int) -> None:

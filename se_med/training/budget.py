@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -12,8 +13,18 @@ import torch
 from torch import nn
 
 from se_med.config.experiment import Config
+from se_med.config.training import DEFAULT_MINUTES
+from se_med.data.stream import StepSampler, make_loader
+from se_med.inference.precision import Precision, autocast, resolve_precision
+from se_med.inference.predictor import Predictor
 from se_med.training.losses import build_loss
+from se_med.training.module import SegmentationModule
 from se_med.training.optimisation import build_average, build_optimizer
+from se_med.training.run_data import RunData
+from se_med.training.steps import build_stream
+from se_med.training.validation import Validation
+
+log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
 TRIAL_STEPS = 12
@@ -25,7 +36,7 @@ def seconds_per_step(
     config: Config,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
-    precision: str,
+    precision: Precision,
 ) -> float:
     """Time training steps, loading of batches included, on a copy of the network.
 
@@ -51,7 +62,7 @@ def seconds_per_step(
         for _ in range(config.training.accumulate):
             batch = next(iterator)
             image, label = batch["image"].to(device), batch["label"].to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(precision, device):
                 loss = loss_function(trial(image), label.long())
             loss.backward()
         if config.training.gradient_clip is not None:
@@ -69,17 +80,36 @@ def seconds_per_step(
     return statistics.median(times)
 
 
-def steps_in_budget(minutes: float, step_seconds: float, validation_seconds: Callable[[], float], validations: int) -> int:
-    """Turn a budget into a number of steps.
+def steps_in_budget(data: RunData, module: SegmentationModule) -> Config:
+    """Turn the budget in minutes into a number of steps.
+
+    The budget is the wall time of the steps, of the validations between them and at the end, and of this trial.
 
     Args:
-        minutes: wall time of training, validations included.
-        step_seconds: time of one step.
-        validation_seconds: times one validation of all held-out cases.
-        validations: validations during the run.
+        data: prepared cases, plan and configuration.
+        module: the network at its start; left untouched.
 
     Returns:
-        At least 1 step.
+        The configuration with ``training.steps`` set, 1 at least, and no budget any more.
     """
-    left = minutes * 60 - validations * validation_seconds()
-    return max(1, int(left / step_seconds))
+    config, training = data.config, data.config.training
+    minutes = training.max_minutes or DEFAULT_MINUTES
+    begin = time.perf_counter()
+    device = next(module.parameters()).device
+    needed = (WARM_UP_STEPS + TRIAL_STEPS) * training.accumulate
+    batches = make_loader(build_stream(data), StepSampler(needed, data.plan.batch_size), training.workers)
+    precision = resolve_precision(training.precision, device)
+    step = seconds_per_step(module.network, config, batches, device, precision)
+    validation = Validation(data.validation, config, data.plan)
+    predictor = Predictor(module.network, config, data.plan)
+    case = min(_timed(lambda: validation.score(predictor, data.validation[0], surfaces=True)) for _ in range(2))
+    validations = training.validations * case * len(data.validation)
+    steps = max(1, int((minutes * 60 - (time.perf_counter() - begin) - validations) / step))
+    log.info("budget: %g minutes are %d steps of %.3f s, and %.0f s of validation", minutes, steps, step, validations)
+    return config.model_copy(update={"training": training.model_copy(update={"steps": steps, "max_minutes": None})})
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin

@@ -12,9 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from se_med.progress import Advance
+from se_med.training import processes
 from se_med.training.checkpoint import save_checkpoint
 from se_med.training.interruption import Interruption
-from se_med.training.metrics_log import MetricsLog
+from se_med.training.metrics_log import MetricsLog, Row
 from se_med.training.module import SegmentationModule
 from se_med.training.optimisation import learning_rate
 
@@ -91,7 +92,7 @@ class Course(Callback):
 
     def _finish_epoch(self, module: SegmentationModule) -> None:
         state = module.progress
-        row: dict[str, str | int | float] = {
+        row: Row = {
             "step": state.step,
             "loss": round(state.loss_sum / max(1, state.loss_steps), 6),
             "learning_rate": float(f"{learning_rate(state.step - 1, module.steps, module.config.training):.6g}"),
@@ -99,18 +100,19 @@ class Course(Callback):
             "stream_digest": state.stream_digest,
         }
         scores: Scores = {}
-        if state.step in self.validation_steps and not self.interruption.requested:
+        if state.step in self.validation_steps and not processes.any_of(self.interruption.requested, module.device):
             scores = self.validate(module)
         if scores:
             state.validated_step = state.step
             row.update({name: round(value, 6) for name, value in scores.items()})
         if scores or state.step not in self.validation_steps:
             state.loss_sum, state.loss_steps = 0.0, 0
-        self.metrics.append(row)
-        self._say(module, row)
+        if processes.rank() == 0:
+            self.metrics.append(row)
+            self._say(module, row)
         self._save(module)
 
-    def _say(self, module: SegmentationModule, row: dict[str, str | int | float]) -> None:
+    def _say(self, module: SegmentationModule, row: Row) -> None:
         step, seconds = module.progress.step, self._seconds()
         left = seconds / max(1, step) * (module.steps - step)
         dice = f"  Dice {row['mean_dice']:.4f}" if "mean_dice" in row else ""
@@ -123,6 +125,8 @@ class Course(Callback):
         log.log(logging.INFO if dice else logging.DEBUG, line)
 
     def _save(self, module: SegmentationModule) -> None:
+        if processes.rank() > 0:
+            return
         state = module.capture()
         state.seconds = self._seconds()
         state.environment = self.environment
@@ -133,7 +137,7 @@ class Course(Callback):
         return self._resumed_seconds + time.monotonic() - self._start
 
     def _stop_if_asked(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if self.interruption.requested and not trainer.should_stop:
+        if processes.any_of(self.interruption.requested, module.device) and not trainer.should_stop:
             self._save(module)
             trainer.should_stop = True
 

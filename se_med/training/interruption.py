@@ -23,10 +23,15 @@ class Interruption:
     """Context that turns the first SIGINT or SIGTERM into a request to stop; a second one acts at once.
 
     Lightning installs handlers of its own when it starts to fit; call ``install`` again from its first hook.
+
+    Attributes:
+        signum: the signal that asked to stop; ``None`` while none has.
+        graceful: whether there is something to save first; while there is not, the first signal acts at once too.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.graceful = False
         self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     @property
@@ -40,6 +45,8 @@ class Interruption:
             signal.signal(number, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if not self.graceful:
+            raise InterruptedRunError("interrupted before the first step", signum)
         if self.signum is not None:
             raise InterruptedRunError("interrupted twice: left without waiting for a checkpoint", signum)
         self.signum = signum

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from se_med.config.experiment import Config
-from se_med.data.stream import batch_digest
+from se_med.data.stream import batch_checksums, extend_digest
 from se_med.errors import RunError
+from se_med.training import processes
 from se_med.training.checkpoint import TrainingState
 from se_med.training.losses import build_loss
 from se_med.training.optimisation import build_average, build_optimizer, learning_rate
@@ -45,6 +46,7 @@ class SegmentationModule(LightningModule):
         if self.average is not None and state.average:
             self.average.load_state_dict(state.average)
         self.progress = state
+        self.checksums = torch.empty(0, 2, dtype=torch.int64)
 
     @property
     def exported(self) -> nn.Module:
@@ -60,8 +62,8 @@ class SegmentationModule(LightningModule):
         return optimizer
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Add the batch to the digest of the stream, while it is still in main memory."""
-        self.progress.stream_digest = batch_digest(self.progress.stream_digest, batch)
+        """Take the checksums of the batch while it is still in main memory."""
+        self.checksums = batch_checksums(batch)
         return batch
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -81,7 +83,7 @@ class SegmentationModule(LightningModule):
             RunError: the loss is not finite.
         """
         loss: Tensor = self.loss(self.network(batch["image"]), batch["label"].long())
-        value = loss.item()
+        value = processes.mean(loss.item(), self.device)
         if not math.isfinite(value):
             cases = ", ".join(batch["case"])
             raise RunError(
@@ -90,6 +92,8 @@ class SegmentationModule(LightningModule):
             )
         self.progress.loss_sum += value
         self.progress.loss_steps += 1
+        checksums = processes.gather_rows(self.checksums.to(self.device))
+        self.progress.stream_digest = extend_digest(self.progress.stream_digest, checksums)
         return loss
 
     def configure_gradient_clipping(

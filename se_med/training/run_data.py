@@ -22,7 +22,9 @@ from se_med.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-CHANGEABLE = frozenset({"training.threads", "training.workers", "training.device", "training.checkpoint_minutes", "data.cache"})
+CHANGEABLE = frozenset(
+    {"training.threads", "training.workers", "training.processes", "training.device", "training.checkpoint_minutes", "data.cache"}
+)
 """Settings of the machine, which may differ when a run is resumed."""
 
 

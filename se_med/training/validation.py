@@ -14,6 +14,7 @@ from se_med.errors import UsageError
 from se_med.evaluation.metrics import StructureScore, score_case
 from se_med.inference.predictor import Predictor
 from se_med.io.nifti import read_label
+from se_med.training import processes
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Validation:
         stop: Callable[[], bool] = lambda: False,
         advance: Callable[[int, str], None] = lambda done, note: None,
     ) -> list[StructureScore] | None:
-        """Score every held-out case.
+        """Score every held-out case, once; the processes of a distributed run share them.
 
         Args:
             network: the network as it is now; its training mode is left as it was.
@@ -56,11 +57,14 @@ class Validation:
         """
         predictor = Predictor(network, self.config, self.plan)
         scores: list[StructureScore] = []
-        for number, case in enumerate(self.cases):
-            if stop():
+        shared = processes.world() > 1
+        for number, case in enumerate(self.cases[processes.rank() :: processes.world()]):
+            # Processes that share the cases stop together, after all are done.
+            if stop() and not shared:
                 return None
             scores += self.score(predictor, case, surfaces=surfaces)
             advance(number + 1, case.case.name)
+        scores = sorted(processes.gather_lists(scores), key=lambda score: score.case) if shared else scores
         if not any(score.prediction_ml for score in scores) and any(score.reference_ml for score in scores):
             log.warning(
                 "warning: the network predicts nothing but background on all %d validation cases; train longer, or lower "

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import write_volume
+from small_data import write_volume
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from small_data import SMALL_CONFIG
 
 RUN_FILES = ["config.yaml", "plan.json", "split.json", "model.safetensors", "metrics.csv", "provenance.json", "log.txt"]
 
@@ -13,8 +14,6 @@ RUN_FILES = ["config.yaml", "plan.json", "split.json", "model.safetensors", "met
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, small_data, small_cache):
     """A finished run of eight steps."""
-    from conftest import SMALL_CONFIG
-
     from se_med.cli.app import main
 
     folder = tmp_path_factory.mktemp("trained")
@@ -61,7 +60,7 @@ def test_stored_configuration_trains_the_same_run_again(trained, se_med, tmp_pat
 def test_predict_writes_labels_on_each_grid_and_skips_them_later(trained, se_med, small_data, tmp_path):
     outcome = se_med("predict", trained, small_data / "imagesTr", "-o", tmp_path / "out")
     assert outcome.code == 0, outcome.err
-    assert "8 segmented, 0 skipped (result exists), 0 failed" in outcome.out
+    assert "8 segmented, 0 skipped (had a result), 0 failed" in outcome.out
     for source in sorted((small_data / "imagesTr").iterdir()):
         given, made = nib.load(source), nib.load(tmp_path / "out" / source.name)
         assert made.shape == given.shape
@@ -98,7 +97,7 @@ def test_bad_volume_among_good_ones(trained, se_med, small_data, tmp_path):
     (inputs / "broken.nii.gz").write_bytes((small_data / "imagesTr" / "case_02.nii.gz").read_bytes()[:2000])
     outcome = se_med("predict", trained, inputs, "-o", tmp_path / "out")
     assert outcome.code == 1
-    assert "2 segmented, 0 skipped (result exists), 1 failed" in outcome.out
+    assert "2 segmented, 0 skipped (had a result), 1 failed" in outcome.out
     assert "broken" in outcome.out
     assert "truncated" in outcome.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -16,7 +16,7 @@ def test_a_few_steps_lower_the_loss(block, rank, unit):
     if block is not None and rank not in attention_class(block).ranks:
         pytest.skip("the block is not defined in this rank")
     sites = sites_of(block) if block and sites_of(block) == ("skip",) else ("encoder", "decoder")
-    net = build(rank, attention=block and dict.fromkeys(sites, block), unit=unit, num_classes=2)
+    net = build(rank, attention=block and dict.fromkeys(sites, block), unit=unit, num_classes=2, features=(4, 6))
     x = image(rank)
     target = (F.avg_pool2d(x, 3, 1, 1) if rank == 2 else F.avg_pool3d(x, 3, 1, 1))[:, 0].gt(0).long()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)

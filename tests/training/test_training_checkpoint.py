@@ -53,7 +53,7 @@ def test_flipped_bit_inside_a_tensor_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[offset] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RunError, match="damaged|not a readable"):
+    with pytest.raises(RunError, match=r"damaged|not a readable"):
         load_checkpoint(path)
 
 
