@@ -58,9 +58,9 @@ class AttentionGate(Gate):
         if signal is None:
             raise ValueError("an attention gate on the skip connection needs the features of the decoder as its signal")
         theta = self.theta(x)
-        phi = (
-            F.interpolate(self.phi(signal), size=theta.shape[2:], mode=self.mode) if _differ(theta, signal) else self.phi(signal)
-        )
+        phi = self.phi(signal)
+        if phi.shape[2:] != theta.shape[2:]:
+            phi = F.interpolate(phi, size=theta.shape[2:], mode=self.mode)
         coarse = torch.sigmoid(self.psi(F.relu(theta + phi)))
         return F.interpolate(coarse, size=x.shape[2:], mode=self.mode)
 
@@ -72,7 +72,3 @@ class AttentionGate(Gate):
         """Return the gated skip features, ``(B, C, *spatial)``, in the number format of ``x``."""
         gated: Tensor = self.output(x * self.weigh(x, signal).to(x.dtype))
         return self.blend(x, gated.to(x.dtype))
-
-
-def _differ(a: Tensor, b: Tensor) -> bool:
-    return a.shape[2:] != b.shape[2:]

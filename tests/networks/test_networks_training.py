@@ -19,9 +19,9 @@ def test_a_few_steps_lower_the_loss(block, rank, unit):
     net = build(rank, attention=block and dict.fromkeys(sites, block), unit=unit, num_classes=2, features=(4, 6))
     x = image(rank)
     target = (F.avg_pool2d(x, 3, 1, 1) if rank == 2 else F.avg_pool3d(x, 3, 1, 1))[:, 0].gt(0).long()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     losses = []
-    for _ in range(12):
+    for _ in range(16):
         loss = F.cross_entropy(net(x), target)
         optimizer.zero_grad()
         loss.backward()
