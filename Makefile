@@ -15,16 +15,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 quickstart: install
 	$(BIN)/se-med data demo $(DEMO)/data
-	$(BIN)/se-med train configs/quickstart.yaml data.root=$(DEMO)/data --runs $(DEMO)/runs --resume
+	@test -f $(DEMO)/runs/quickstart/provenance.json || \
+	    $(BIN)/se-med train configs/quickstart.yaml data.root=$(DEMO)/data --runs $(DEMO)/runs --resume
 	$(BIN)/se-med predict $(DEMO)/runs/quickstart $(DEMO)/data/imagesTs -o $(DEMO)/predictions
-	$(BIN)/se-med evaluate $(DEMO)/predictions $(DEMO)/data/labelsTs --images $(DEMO)/data/imagesTs --picture $(DEMO)/quickstart.png --csv $(DEMO)/scores.csv
+	$(BIN)/se-med evaluate $(DEMO)/predictions $(DEMO)/data/labelsTs --csv $(DEMO)/scores.csv \
+	    --images $(DEMO)/data/imagesTs --picture $(DEMO)/quickstart.png
 	@echo "run folder    $(DEMO)/runs/quickstart"
 	@echo "predictions   $(DEMO)/predictions"
 	@echo "scores        $(DEMO)/scores.csv"
 	@echo "picture       $(DEMO)/quickstart.png"
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -32,6 +32,7 @@ class DataConfig(Part):
     )
     labels: dict[str, PositiveInt] | None = Field(
         None,
+        min_length=1,
         description="Name and value of every structure, background (0) left out. Default: from dataset.json, else the values "
         "found.",
     )

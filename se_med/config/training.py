@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -34,6 +35,11 @@ class TrainingConfig(Part):
     validations: PositiveInt = Field(
         5, description="Whole-volume validations, evenly spread; the last is made after the last step."
     )
+
+    init_from: Path | None = Field(
+        None, description="Run folder whose weights to start from; tensors of equal name and shape are taken."
+    )
+    freeze: tuple[str, ...] = Field((), description="Wildcard patterns of parameters that are not trained, e.g. [encoder.*].")
 
     loss: Literal["dice_ce", "dice_focal", "generalised_dice", "tversky"] = Field("dice_ce", description="Training loss (MONAI).")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum.")

@@ -34,7 +34,8 @@ class Course(Callback):
         checkpoint: where the checkpoint goes.
         metrics: the table of the run.
         epoch_steps: steps between two rows.
-        validate: scores the held-out cases with the network as it is now; called after ``validation_steps``.
+        validate: scores the held-out cases with the network as it is now, ``None`` when interrupted; called after
+            ``validation_steps``.
         validation_steps: the steps after which to validate.
         interruption: tells that a signal has asked to stop.
         advance: shows the progress.
@@ -47,7 +48,7 @@ class Course(Callback):
         checkpoint: Path,
         metrics: MetricsLog,
         epoch_steps: int,
-        validate: Callable[[SegmentationModule], Scores],
+        validate: Callable[[SegmentationModule], Scores | None],
         validation_steps: frozenset[int],
         interruption: Interruption,
         advance: Advance,
@@ -99,13 +100,15 @@ class Course(Callback):
             "seconds": round(self._seconds(), 2),
             "stream_digest": state.stream_digest,
         }
-        scores: Scores = {}
-        if state.step in self.validation_steps and not processes.any_of(self.interruption.requested, module.device):
+        due = state.step in self.validation_steps
+        scores = None
+        if due and not processes.any_of(self.interruption.requested, module.device):
             scores = self.validate(module)
-        if scores:
+        if scores is not None:
             state.validated_step = state.step
             row.update({name: round(value, 6) for name, value in scores.items()})
-        if scores or state.step not in self.validation_steps:
+        if scores is not None or not due:
+            # A validation that was interrupted is made again on resuming, and so is its row.
             state.loss_sum, state.loss_steps = 0.0, 0
         if processes.rank() == 0:
             self.metrics.append(row)

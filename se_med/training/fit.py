@@ -23,7 +23,9 @@ from se_med.progress import Progress, silent
 from se_med.training import processes
 from se_med.training.budget import steps_in_budget
 from se_med.training.checkpoint import TrainingState, load_checkpoint
+from se_med.training.curves import draw_curves
 from se_med.training.interruption import InterruptedRunError, Interruption
+from se_med.training.metrics_log import MetricsLog
 from se_med.training.module import SegmentationModule
 from se_med.training.provenance import machine, numerical_environment, peak_memory_mb, software
 from se_med.training.run_data import RunData, gather
@@ -122,6 +124,7 @@ def _conclude(
         )
     summary = summarise(scores, tolerance=config.evaluation.tolerance)
     summary.write(run.cases, run.summary)
+    draw_curves(MetricsLog(run.metrics, state.step).rows, summary.dice, run.curves, config.name)
     digest = save_model(run.path, module.exported.state_dict(), config, data.plan)
     write_json(run.provenance, _provenance(data, state, digest))
     return RunResult(run.path, summary, state.step, state.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def curves(self) -> Path:
+        """Loss and validation Dice as a picture."""
+        return self.path / "curves.png"
+
+    @property
     def cases(self) -> Path:
         """Scores of the validation cases after the last step."""
         return self.path / "validation" / "cases.csv"
@@ -86,6 +92,7 @@ class RunFolder:
                 is not set.
         """
         self._refuse(resume=resume)
+        existed = self.path.exists()
         try:
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             self.cases.parent.mkdir(exist_ok=True)
@@ -106,7 +113,12 @@ class RunFolder:
             lock.flush()
             for folder in (self.path, self.checkpoint.parent, self.cases.parent):
                 sweep_temporaries(folder)
-            yield
+            try:
+                yield
+            finally:
+                if not existed and not self.config.exists():
+                    # The run never began, so it leaves nothing behind.
+                    shutil.rmtree(self.path)
 
     def _refuse(self, *, resume: bool) -> None:
         if self.path.exists() and not self.path.is_dir():

@@ -22,15 +22,19 @@ from se_med.training.module import SegmentationModule
 from se_med.training.provenance import numerical_environment
 from se_med.training.run_data import RunData
 from se_med.training.run_folder import RunFolder
+from se_med.training.transfer import freeze, take_weights
 from se_med.training.validation import Validation
 
 MIN_EPOCH_STEPS = 50
 
 
 def build_module(data: RunData, state: TrainingState) -> SegmentationModule:
-    """Make the network with its loss, as it starts or as a checkpoint left it."""
+    """Make the network with its loss: as it starts, from the weights of another run, or as a checkpoint left it."""
     config, plan = data.config, data.plan
     network = build_network(config.network, config.attention, len(plan.channels), plan.num_classes, config.seed)
+    if config.training.init_from is not None and state.step == 0:
+        take_weights(network, config.training.init_from)
+    freeze(network, config.training.freeze)
     return SegmentationModule(network.to(resolve_device(config.training.device)), config, state)
 
 
@@ -73,7 +77,6 @@ def train_steps(run: RunFolder, data: RunData, module: SegmentationModule, inter
         advance=advance,
         environment=numerical_environment(precision),
     )
-    backend = "gloo" if device.type == "cpu" else None
     trainer = Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         devices=training.processes,
@@ -110,10 +113,10 @@ def validation_steps(steps: int, validations: int) -> frozenset[int]:
     return frozenset(round(steps * part / validations) for part in range(1, validations)) - {0, steps}
 
 
-def _dice(validation: Validation, interruption: Interruption, module: SegmentationModule) -> Scores:
+def _dice(validation: Validation, interruption: Interruption, module: SegmentationModule) -> Scores | None:
     scores = validation(module.exported, stop=lambda: interruption.requested)
     if scores is None:
-        return {}
+        return None
     summary = summarise(scores, tolerance=validation.config.evaluation.tolerance)
     dice = {"mean_dice": summary.mean_dice, **{f"dice_{name}": value for name, value in summary.dice.items()}}
     return {name: value for name, value in dice.items() if value is not None}

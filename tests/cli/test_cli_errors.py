@@ -34,7 +34,7 @@ def test_wrong_path(train, tmp_path):
     outcome = train(f"data.root={tmp_path / 'nowhere'}")
     assert outcome.code == 2
     assert one_line(outcome.err, "nowhere")
-    assert not (tmp_path / "runs" / "small" / "config.yaml").exists()
+    assert not (tmp_path / "runs" / "small").exists()
 
 
 def test_missing_configuration(se_med, tmp_path):
@@ -64,11 +64,12 @@ def test_unknown_key_on_the_command_line(train):
     assert "did you mean 'steps'?" in outcome.err
 
 
-def test_shape_mismatch(train, own_data):
+def test_shape_mismatch(train, own_data, tmp_path):
     write_volume(own_data / "labelsTr" / "case_03.nii.gz", np.zeros((5, 5, 5), np.uint8))
     outcome = train(f"data.root={own_data}")
     assert outcome.code == 3
     assert one_line(outcome.err, "case_03", "5x5x5")
+    assert not (tmp_path / "runs" / "small").exists()
 
 
 def test_nan(train, own_data):

@@ -12,6 +12,7 @@ from se_med.training.run_folder import RunFolder
 def test_finished_run_is_never_overwritten(tmp_path):
     run = RunFolder(tmp_path / "run")
     with run.claim(resume=False):
+        run.config.write_text("name: run\n")
         run.provenance.write_text("{}")
     for resume in (False, True):
         with pytest.raises(UsageError, match="finished"), run.claim(resume=resume):
@@ -21,6 +22,7 @@ def test_finished_run_is_never_overwritten(tmp_path):
 def test_interrupted_run_asks_for_resume(tmp_path):
     run = RunFolder(tmp_path / "run")
     with run.claim(resume=False):
+        run.config.write_text("name: run\n")
         run.checkpoint.write_bytes(b"x")
     with pytest.raises(UsageError, match="--resume"), run.claim(resume=False):
         pass
@@ -60,7 +62,7 @@ def test_second_owner_is_refused_while_the_first_lives(tmp_path):
 def test_temporaries_of_a_killed_run_are_swept(tmp_path):
     run = RunFolder(tmp_path / "run")
     with run.claim(resume=False):
-        pass
+        run.config.write_text("name: run\n")
     script = (
         "import sys, os, signal, pathlib; from se_med.io.atomic import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
@@ -76,3 +78,10 @@ def test_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "run").write_text("x")
     with pytest.raises(UsageError, match="is a file"), RunFolder(tmp_path / "run").claim(resume=False):
         pass
+
+
+def test_run_that_never_began_leaves_nothing(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match="bad data"), run.claim(resume=False):
+        raise ValueError("bad data")
+    assert not run.path.exists()
