@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -95,7 +94,6 @@ def steps_in_budget(data: RunData, module: SegmentationModule) -> Config:
     """
     config, training = data.config, data.config.training
     minutes = training.max_minutes or DEFAULT_MINUTES
-    _warn_of_other_load()
     begin = time.perf_counter()
     device = next(module.parameters()).device
     needed = (WARM_UP_STEPS + TRIAL_STEPS) * training.accumulate
@@ -115,19 +113,3 @@ def _timed(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
-
-
-def _warn_of_other_load() -> None:
-    """Threads wait for one another after every operation, so one busy neighbour can slow all of them many times over."""
-    threads = torch.get_num_threads()
-    if not hasattr(os, "getloadavg") or threads == 1:
-        return
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load + threads > 1.5 * cores:
-        log.warning(
-            "warning: other processes are using this machine (load %.1f on %d cores) and slow the %d threads of this run down; "
-            "wait, or set training.threads lower",
-            load,
-            cores,
-            threads,
-        )

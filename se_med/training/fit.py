@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from se_med.training.provenance import machine, numerical_environment, peak_memo
 from se_med.training.run_data import RunData, gather
 from se_med.training.run_folder import RunFolder
 from se_med.training.steps import build_module, train_steps
+from se_med.training.threads import choose_threads
 from se_med.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,6 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
         RunError: training diverged, or a checkpoint cannot be read.
     """
     run = RunFolder(folder)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(config.training.threads or max(1, cores // config.training.processes))
     torch.set_flush_denormal(True)
     if processes.own_number() > 0:
         with _quiet_libraries(), Interruption() as interruption:
@@ -83,6 +81,7 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
         raise SystemExit(0)
     with run.claim(resume=resume), _log_to(run.log), _quiet_libraries(), Interruption() as interruption:
         state = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else TrainingState()
+        _set_threads(config, state)
         data = gather(config, run, resumed=state.step > 0, progress=progress)
         module = build_module(data, state)
         if data.config.training.steps is None:
@@ -99,10 +98,16 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
 
 def _follow(config: Config, run: RunFolder, interruption: Interruption) -> None:
     """Train as one of the processes that the first one started; it has written everything that is needed."""
-    data = gather(config, run, resumed=True, progress=silent)
     state = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else TrainingState()
+    _set_threads(config, state)
+    data = gather(config, run, resumed=True, progress=silent)
     interruption.graceful = True
     train_steps(run, data, build_module(data, state), interruption, lambda done, note: None)
+
+
+def _set_threads(config: Config, state: TrainingState) -> None:
+    training = config.training
+    torch.set_num_threads(choose_threads(training.threads, state.environment.get("threads"), training.processes))
 
 
 def _conclude(
