@@ -156,14 +156,16 @@ class Summary:
     def table(self) -> Table:
         """Return means and counts of each structure, and their mean, as a table."""
         table = _compact(f"{self.cases} cases", "structure")
-        for name in (*_score_headers(self.tolerance), "counted", "missed", "spurious", "absent", "missing"):
+        counts = ["counted", "missed", "spurious", "absent"]
+        if any(entry.missing for entry in self.structures):
+            counts.append("missing")
+        for name in (*_score_headers(self.tolerance), *counts):
             table.add_column(name, justify="right", no_wrap=True)
         for entry in self.structures:
-            counts = (entry.counted, entry.missed, entry.spurious, entry.absent, entry.missing)
             table.add_row(
                 entry.structure,
                 *_cells(entry.dice, entry.hd95, entry.nsd, entry.volume_error_ml),
-                *map(str, counts),
+                *(str(getattr(entry, name)) for name in counts),
                 end_section=entry is self.structures[-1],
             )
         table.add_row("mean", *_cells(self.mean_dice, self.mean_hd95, self.mean_nsd, None), style="bold")
