@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: install quickstart test test-slow lint format schema clean
+.PHONY: install quickstart test test-slow lint format schema docs clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev,export]'
 	touch $@
 
 quickstart: install
@@ -40,6 +40,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install
+	$(BIN)/python docs/make_blocks.py
 
 schema: install
 	$(BIN)/se-med schema > configs/se-med.schema.json

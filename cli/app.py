@@ -17,6 +17,8 @@ from cyclopts import App
 from se_med import __version__
 from se_med.cli.data import app as data
 from se_med.cli.evaluate import evaluate
+from se_med.cli.info import info
+from se_med.cli.list import app as list_app
 from se_med.cli.predict import predict
 from se_med.cli.schema import schema
 from se_med.cli.train import train
@@ -31,6 +33,8 @@ app = App(
 app.command(train)
 app.command(predict)
 app.command(evaluate)
+app.command(info)
+app.command(list_app)
 app.command(data)
 app.command(schema)
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from se_med.attention.cse import ChannelGate
-from se_med.attention.gate import Gate
+from se_med.attention.squeezing import SqueezingGate
 
 MOMENTUM = 0.05
 """Weight of the newest batch in the running mean."""
 
 
-class AveragedGate(Gate):
+class AveragedGate(SqueezingGate):
     """A channel gate that keeps a running mean of itself while training and is that mean at inference.
 
     Args:
@@ -37,11 +37,21 @@ class AveragedGate(Gate):
         self.register_buffer("running_mean", torch.full((channels,), 0.5))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
-    def weigh(self, x: Tensor) -> Tensor:
+    @property
+    def moments_only(self) -> bool:
+        """Whether nothing but means is squeezed, as in the cse inside: behind an instance norm that would be no control of it."""
+        return self.channel.moments_only
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all voxels of a channel get the same weight: always."""
+        return True
+
+    def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel: of this batch while training, the running mean at inference."""
         if not self.training:
             return self.running_mean.reshape(1, self.channels, *(1,) * self.spatial_dims)
-        gate = self.channel.weigh(x)
+        gate = self.channel.weigh(x, source, mask)
         with torch.no_grad():
             newest = gate.detach().mean((0, *self.spatial_axes)).to(self.running_mean.dtype)
             # The first batches weigh equally, so that the arbitrary start of the mean leaves no trace.

@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from se_med.attention.activations import GATE_FUNCTIONS
-from se_med.attention.gate import Gate, at_least_one, hidden_width, one_of, outside_autocast
-from se_med.attention.squeeze import SQUEEZES
+from se_med.attention.gate import at_least_one, hidden_width, one_of, outside_autocast
+from se_med.attention.squeeze import MOMENTS, SQUEEZES
+from se_med.attention.squeezing import SqueezingGate
 
 
-class ChannelGate(Gate):
+class ChannelGate(SqueezingGate):
     """Squeeze-and-excitation over channels (Hu et al. 2018, arXiv 1709.01507).
 
     The map is squeezed to one number per channel; two fully connected layers turn these numbers into one weight per channel.
+    ``gate(x, source, mask)`` squeezes another map, or leaves padding out; see SqueezingGate.
 
     Args:
         channels: number of channels C of the input.
@@ -58,9 +60,15 @@ class ChannelGate(Gate):
         self.fc1 = nn.Linear(channels, width, bias=bias)
         self.fc2 = nn.Linear(width, channels, bias=bias)
 
-    def weigh(self, x: Tensor) -> Tensor:
+    @property
+    def moments_only(self) -> bool:
+        """Whether nothing but means or standard deviations is squeezed."""
+        return all(squeeze in MOMENTS for squeeze in self.squeezes)
+
+    def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""
-        gate = outside_autocast(self._excite, torch.stack([squeeze(x) for squeeze in self.squeezes]))
+        seen = x if source is None else source
+        gate = outside_autocast(self._excite, torch.stack([squeeze(seen, mask) for squeeze in self.squeezes]))
         return gate.reshape(x.shape[0], self.channels, *(1,) * self.spatial_dims)
 
     def _excite(self, squeezed: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from se_med.attention.gate import Gate, at_least_one, outside_autocast
+from se_med.attention.gate import at_least_one, outside_autocast
 from se_med.attention.squeeze import mean
+from se_med.attention.squeezing import SqueezingGate
 
 
-class EfficientChannelGate(Gate):
+class EfficientChannelGate(SqueezingGate):
     """Efficient channel attention (Wang et al. 2020, arXiv 1910.03151).
 
     A short convolution along the channels takes the place of the fully connected layers of cse, so the order of the channels
@@ -42,9 +43,14 @@ class EfficientChannelGate(Gate):
             raise ValueError(f"kernel: {length} must be odd")
         self.conv = nn.Conv1d(1, 1, length, padding=length // 2, bias=False)
 
-    def weigh(self, x: Tensor) -> Tensor:
+    @property
+    def moments_only(self) -> bool:
+        """Whether nothing but means is squeezed: always."""
+        return True
+
+    def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""
-        gate = outside_autocast(self._excite, mean(x))
+        gate = outside_autocast(self._excite, mean(x if source is None else source, mask))
         return gate.reshape(x.shape[0], self.channels, *(1,) * self.spatial_dims)
 
     def _excite(self, squeezed: Tensor) -> Tensor:

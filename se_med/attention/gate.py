@@ -57,6 +57,16 @@ class Gate(nn.Module):
         self.spatial_axes = tuple(range(2, 2 + spatial_dims))
         self.strength = nn.Parameter(torch.zeros(1)) if identity_start else None
 
+    @property
+    def moments_only(self) -> bool:
+        """Whether weights of channels come from their means or standard deviations alone, which an instance norm fixes."""
+        return False
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all voxels of a channel get the same weight."""
+        return self.kind == "channel"
+
     def weigh(self, x: Tensor) -> Tensor:
         """Return what the block's formula multiplies ``x`` by, ``(B, C or 1, *spatial or ones)``."""
         raise NotImplementedError

@@ -74,6 +74,16 @@ class GatherExcite(Gate):
                 nn.ReLU(inplace=True), convolution(channels, hidden, 1), nn.ReLU(inplace=True), convolution(hidden, channels, 1)
             )
 
+    @property
+    def moments_only(self) -> bool:
+        """Whether the average over the whole map is all that is gathered."""
+        return self.extent == 0
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all voxels of a channel get the same weight, which is so where the whole map is gathered."""
+        return self.extent == 0
+
     def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each channel and voxel, ``(B, C, *spatial)``, ``(B, C, 1, 1[, 1])`` with extent 0."""
         if self.extent == 0:

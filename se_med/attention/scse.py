@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from se_med.attention.cse import ChannelGate
-from se_med.attention.gate import CONVOLUTIONS, Gate, one_of
+from se_med.attention.gate import CONVOLUTIONS, one_of
 from se_med.attention.max_out import max_out
+from se_med.attention.squeezing import SqueezingGate
 from se_med.attention.sse import SpatialGate
 
 AGGREGATIONS = ("max", "add", "multiply", "gate_multiply", "concat")
 
 
-class ConcurrentGate(Gate):
+class ConcurrentGate(SqueezingGate):
     """Channel and spatial excitation side by side (Roy, Navab, Wachinger, arXiv 1803.02579 and 1808.08127).
 
     With c the channel gate and s the spatial gate, the output is
@@ -62,9 +63,14 @@ class ConcurrentGate(Gate):
         if aggregation == "concat":
             self.projection = CONVOLUTIONS[spatial_dims](2 * channels, channels, kernel_size=1)
 
-    def weigh(self, x: Tensor) -> Tensor:
+    @property
+    def moments_only(self) -> bool:
+        """Whether the channel part squeezes nothing but means: always."""
+        return self.channel.moments_only
+
+    def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the factor of each channel and voxel, ``(B, C, *spatial)``; with ``concat`` ``(B, 2C, *spatial)``."""
-        channel, spatial = self.channel.weigh(x), self.spatial.weigh(x)
+        channel, spatial = self.channel.weigh(x, source, mask), self.spatial.weigh(x)
         if self.aggregation == "add":
             return channel + spatial
         if self.aggregation == "gate_multiply":
@@ -75,13 +81,13 @@ class ConcurrentGate(Gate):
             return torch.cat((channel.expand_as(x), spatial.expand_as(x)), 1)
         return torch.where(x >= 0, torch.maximum(channel, spatial), torch.minimum(channel, spatial))
 
-    def gate(self, x: Tensor) -> Tensor:
+    def gate(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the factor on x, ``(B, C, *spatial)``; with ``concat`` both gates, which no blend applies to."""
-        return self.weigh(x) if self.aggregation == "concat" else super().gate(x)
+        return self.weigh(x, source, mask) if self.aggregation == "concat" else super().gate(x, source, mask)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the gated map, ``(B, C, *spatial)``, in the number format of ``x``."""
-        channel, spatial = self.channel.weigh(x).to(x.dtype), self.spatial.weigh(x).to(x.dtype)
+        channel, spatial = self.channel.weigh(x, source, mask).to(x.dtype), self.spatial.weigh(x).to(x.dtype)
         return self.blend(x, self._aggregate(x, channel, spatial))
 
     def _aggregate(self, x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:

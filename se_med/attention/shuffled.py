@@ -19,7 +19,7 @@ class ShuffledGate(AveragedGate):
     source = "control of this toolkit"
     extension = "the whole block"
 
-    def weigh(self, x: Tensor) -> Tensor:
+    def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, of the previous case of the batch while training.
 
         Raises:
@@ -27,5 +27,5 @@ class ShuffledGate(AveragedGate):
         """
         if self.training and x.shape[0] == 1:
             raise ValueError("batch size 1: shuffled gates need another case in the batch; use a batch size of at least 2")
-        gate = super().weigh(x)
+        gate = super().weigh(x, source, mask)
         return gate.roll(1, 0) if self.training else gate

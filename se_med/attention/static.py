@@ -29,6 +29,11 @@ class StaticGate(Gate):
         super().__init__(channels, spatial_dims, identity_start)
         self.logit = nn.Parameter(torch.zeros(channels))
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all voxels of a channel get the same weight: always."""
+        return True
+
     def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each channel, ``(1, C, 1, 1[, 1])``, whatever ``x``."""
         return torch.sigmoid(self.logit).reshape(1, self.channels, *(1,) * self.spatial_dims)

@@ -2,12 +2,13 @@
 
 Three ways of writing it are accepted: ``attention: null`` (plain U-Net), ``attention: scse`` (that block in every encoder
 and decoder stage) and the full form, a mapping from site to block:
-``attention: {encoder: {block: cse, reduction: 8, stages: [1, 2]}, decoder: sse}``.
+``attention: {encoder: {block: cse, reduction: 8, stages: [1, 2]}, decoder: sse}``. A block stands after the units of its stage,
+or with ``placement`` inside every one of them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -26,7 +27,7 @@ class Gate(Part):
 
     def options(self) -> dict[str, Any]:
         """Return the options that ``create_attention`` takes for this block."""
-        return self.model_dump(exclude={"block", "stages"})
+        return self.model_dump(exclude={"block", "stages", "placement", "squeeze_from"})
 
 
 class Blended(Gate):
@@ -37,14 +38,45 @@ class Blended(Gate):
     )
 
 
-class Excitation(Blended):
+class Placed(Blended):
+    """Options of blocks that can stand inside units."""
+
+    placement: Literal["stage", "standard", "pre", "post", "identity", "conv3"] = Field(
+        "stage",
+        description="Where in the stages of encoder, bottleneck or decoder: `stage`, once, after the units; or in every unit. "
+        "`standard`: in a residual unit at the end of the residual branch, in others after the last activation. Residual units: "
+        "`pre` on the branch's input, `identity` on the shortcut, `post` after the sum. Units bottleneck and resnext: `conv3` "
+        "after the 3x3 convolution.",
+    )
+
+
+class Squeezed(Placed):
+    """Options of blocks that can squeeze another map than the one that they weigh."""
+
+    squeeze_from: Literal["pre_norm", "post_norm", "post_act"] | None = Field(
+        None,
+        description="With a placement in the units: squeeze the output of the convolution before the weighed map, of its norm, "
+        "or of its activation. Default: the weighed map itself.",
+    )
+
+    @model_validator(mode="after")
+    def _inside_units(self) -> Self:
+        if self.squeeze_from is not None and self.placement in ("stage", "pre", "post"):
+            raise ValueError(
+                f"squeeze_from: with placement {self.placement} the weighed map itself is squeezed; leave squeeze_from out, or "
+                "choose placement standard, identity or conv3"
+            )
+        return self
+
+
+class Excitation(Placed):
     """Options of blocks with a hidden layer."""
 
     reduction: PositiveInt = Field(4, description="Hidden width is max(min_hidden, channels // reduction).")
     min_hidden: PositiveInt = Field(8, description="Smallest hidden width.")
 
 
-class ChannelGate(Excitation):
+class ChannelGate(Excitation, Squeezed):
     """Squeeze-and-excitation over channels, cSE (Hu et al. 2018, arXiv 1709.01507)."""
 
     block: Literal["cse"]
@@ -56,13 +88,13 @@ class ChannelGate(Excitation):
     bias: bool = Field(True, description="Biases in both layers of the excitation.")
 
 
-class SpatialGate(Blended):
+class SpatialGate(Placed):
     """Spatial excitation, sSE (Roy et al. 2018, arXiv 1803.02579)."""
 
     block: Literal["sse"]
 
 
-class ConcurrentGate(Excitation):
+class ConcurrentGate(Excitation, Squeezed):
     """Concurrent channel and spatial excitation, scSE (Roy et al. 2018, arXiv 1803.02579 and 1808.08127)."""
 
     block: Literal["scse"]
@@ -79,7 +111,7 @@ class ProjectExcite(Excitation):
     block: Literal["pe"]
 
 
-class EfficientChannelGate(Blended):
+class EfficientChannelGate(Squeezed):
     """Efficient channel attention, ECA (Wang et al. 2020, arXiv 1910.03151)."""
 
     block: Literal["eca"]
@@ -132,7 +164,7 @@ class FineAttentionGate(Blended):
     hidden: PositiveInt | None = Field(None, description="Channels in which skip and signal meet. Default: half the skip's.")
 
 
-class StaticGate(Blended):
+class StaticGate(Placed):
     """Control: one learned weight per channel, the same for every image."""
 
     block: Literal["static"]
@@ -144,13 +176,13 @@ class NoSqueeze(Excitation):
     block: Literal["no_squeeze"]
 
 
-class ShuffledGate(Excitation):
+class ShuffledGate(Excitation, Squeezed):
     """Control: while training, each case is weighed by the gates of another; at inference by the mean gate."""
 
     block: Literal["shuffled"]
 
 
-class MeanGate(Excitation):
+class MeanGate(Excitation, Squeezed):
     """Control: trained as cse, at inference every image gets the mean gate of training."""
 
     block: Literal["mean"]
@@ -179,12 +211,12 @@ AnyGate = Annotated[
 class AttentionConfig(Part):
     """The block at each site of the U-Net; a site left out has none."""
 
-    encoder: AnyGate | None = Field(None, description="After the units of each encoder stage; feeds both skip and next stage.")
+    encoder: AnyGate | None = Field(None, description="In each encoder stage, see placement; feeds both skip and next stage.")
     skip: AnyGate | None = Field(None, description="On the skip connection alone.")
-    bottleneck: AnyGate | None = Field(None, description="After the units of the last stage.")
+    bottleneck: AnyGate | None = Field(None, description="In the last stage, see placement.")
     upsample: AnyGate | None = Field(None, description="After the upsampling of each decoder stage.")
     concat: AnyGate | None = Field(None, description="After the concatenation of skip and upsampled features.")
-    decoder: AnyGate | None = Field(None, description="After the units of each decoder stage.")
+    decoder: AnyGate | None = Field(None, description="In each decoder stage, see placement.")
     head: AnyGate | None = Field(None, description="Before the last 1x1 convolution.")
 
     @classmethod

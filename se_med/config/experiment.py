@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from se_med.config.attention import AttentionConfig
 from se_med.config.augmentation import AugmentationConfig
@@ -37,3 +37,14 @@ class Config(Part):
     @classmethod
     def _null_is_plain(cls, value: Any) -> Any:
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _enough_cases_to_shuffle(self) -> Self:
+        size, processes = self.training.batch_size, self.training.processes
+        shuffled = [site for site, gate in self.attention if gate is not None and gate.block == "shuffled"]
+        if shuffled and size is not None and size < 2 * processes:
+            raise ValueError(
+                f"training.batch_size: {size} leaves no other case in the batch, whose gates attention.{shuffled[0]} (shuffled) "
+                f"takes; use at least {2 * processes}"
+            )
+        return self

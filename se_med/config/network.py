@@ -16,8 +16,14 @@ class NetworkConfig(Part):
     """The U-Net. Stage 0 has the highest resolution; the last stage is the bottleneck."""
 
     spatial_dims: Literal[2, 3] = Field(3, description="3 for volumes, 2 for slices of volumes.")
-    unit: Literal["plain", "residual"] = Field(
-        "plain", description="Conv-norm-activation units, or pairs of them with a shortcut."
+    unit: Literal["plain", "residual", "residual_preact", "bottleneck", "resnext", "inception"] = Field(
+        "plain",
+        description="What stages are stacked from: `plain`, convolution-norm-activation; `residual`, two of these with a "
+        "shortcut; `residual_preact`, the same with norm and activation before each convolution; `bottleneck`, 1x1, 3x3 and 1x1 "
+        "with a shortcut; `resnext`, the same with a grouped 3x3; `inception`, four parallel branches.",
+    )
+    groups: PositiveInt = Field(
+        8, description="Groups of the 3x3 convolution of unit `resnext` (reduced to a divisor of its width)."
     )
     norm: Literal["instance", "batch", "group"] = Field("instance", description="Normalisation after every convolution.")
     norm_groups: PositiveInt = Field(8, description="Number of groups of norm `group` (reduced to a divisor of the channels).")
@@ -62,6 +68,8 @@ class NetworkConfig(Part):
                 raise ValueError(f"stem: {list(self.stem)} has {len(self.stem)} values, a {dims}D network needs {dims}")
             if any(size & (size - 1) for size in self.stem):
                 raise ValueError(f"stem: {list(self.stem)} has a value that is not a power of two")
+        if self.unit == "inception" and min(self.features or (4,)) < 4:
+            raise ValueError("features: the 4 branches of unit inception need at least 4 channels in every stage")
         if stages is not None:
             for key, expected in (
                 ("strides", stages - 1),

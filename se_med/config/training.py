@@ -65,6 +65,8 @@ class TrainingConfig(Part):
     processes: PositiveInt = Field(
         1, description="Processes that train together, each on its share of every batch (DDP): one per GPU, or several on a CPU."
     )
-    threads: PositiveInt | None = Field(None, description="CPU threads of each process. Default: the cores that are free when the run starts.")
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads of each process. Default: the cores that are free when the run starts."
+    )
     workers: NonNegativeInt = Field(0, description="Processes that prepare batches; 0 prepares them in the training process.")
     checkpoint_minutes: PositiveFloat = Field(2.0, description="Minutes between two checkpoints to resume from.")

@@ -7,7 +7,7 @@ import torch
 from se_med.config.attention import AttentionConfig
 from se_med.config.network import NetworkConfig
 from se_med.networks.initialise import initialise
-from se_med.networks.placement import place_gates, replaced_norms
+from se_med.networks.placement import place_gates, replaced_norms, unit_seats
 from se_med.networks.unet import UNet
 
 
@@ -22,12 +22,13 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
         seed: with the name of a parameter it alone decides the parameter's initial values.
 
     Raises:
-        ConfigError: a gate at a site or stage where it cannot stand, or with options that its block refuses.
+        ConfigError: a gate at a site, stage or place in a unit where it cannot stand, with options that its block refuses, or
+            one that would be the same for every image.
         ValueError: features, strides, kernels or stem are not filled in.
     """
     # The constructors of torch's layers draw weights that are replaced right away: the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
-        gates, norms = place_gates(attention, network), replaced_norms(attention, network)
-        unet = UNet(network, in_channels, num_classes, gates, norms)
+        gates, norms = place_gates(attention, network, in_channels), replaced_norms(attention, network)
+        unet = UNet(network, in_channels, num_classes, gates, norms, unit_seats(attention))
     initialise(unet, seed)
     return unet

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from se_med.attention import Gate
 from se_med.config.network import NetworkConfig
 
 CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 AVERAGE_POOLS: dict[int, Callable[..., nn.Module]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+MAXIMUM_POOLS: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 DROPOUTS: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 BATCH_NORMS: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -50,13 +52,44 @@ def make_norm(network: NetworkConfig, channels: int) -> nn.Module:
 
 def norm_groups(network: NetworkConfig, channels: int) -> int:
     """Return the number of groups of norm ``group``: the largest divisor of ``channels`` up to ``norm_groups``."""
-    return max(groups for groups in range(1, min(network.norm_groups, channels) + 1) if channels % groups == 0)
+    return largest_divisor(channels, network.norm_groups)
 
 
-def make_activation(network: NetworkConfig) -> nn.Module:
-    """Return a new activation of the network's kind, working in place where torch can."""
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest divisor of ``number`` that is not above ``most``."""
+    return max(divisor for divisor in range(1, min(most, number) + 1) if number % divisor == 0)
+
+
+def make_activation(network: NetworkConfig, inplace: bool = True) -> nn.Module:
+    """Return a new activation of the network's kind, working in place where torch can and ``inplace`` allows it."""
     if network.activation == "leaky_relu":
-        return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+        return nn.LeakyReLU(LEAKY_SLOPE, inplace=inplace)
     if network.activation == "relu":
-        return nn.ReLU(inplace=True)
-    return nn.ELU(inplace=True) if network.activation == "elu" else nn.GELU()
+        return nn.ReLU(inplace=inplace)
+    return nn.ELU(inplace=inplace) if network.activation == "elu" else nn.GELU()
+
+
+def make_convolution(
+    network: NetworkConfig,
+    channels_in: int,
+    channels_out: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    norm: nn.Module,
+    groups: int = 1,
+) -> nn.Module:
+    """Return a padded convolution, without bias where ``norm`` is a plain normalisation: it subtracts any constant again."""
+    return CONVOLUTIONS[network.spatial_dims](
+        channels_in,
+        channels_out,
+        tuple(kernel),
+        stride=tuple(stride),
+        padding=tuple(size // 2 for size in kernel),
+        groups=groups,
+        bias=isinstance(norm, Gate),
+    )
+
+
+def make_dropout(network: NetworkConfig) -> nn.Module:
+    """Return the dropout of whole channels that ends every unit."""
+    return DROPOUTS[network.spatial_dims](network.dropout) if network.dropout > 0 else nn.Identity()

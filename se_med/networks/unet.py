@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from se_med.attention import Gate
 from se_med.config.network import NetworkConfig
-from se_med.networks.layers import CONVOLUTIONS, TRANSPOSED, NormFactory, norm_groups
+from se_med.networks.layers import CONVOLUTIONS, TRANSPOSED, NormFactory
+from se_med.networks.masks import mask_pyramid
+from se_med.networks.placement import GateKey, per_stage
+from se_med.networks.seat import Masks, Seat, pass_gate
 from se_med.networks.stem import make_stem
 from se_med.networks.units import make_stage
 
@@ -22,15 +25,16 @@ class UNet(nn.Module):
     Stage 0 has the highest resolution, the last stage is the bottleneck. Encoder stages go down by a strided convolution in
     their first unit; decoder stages go up by a transposed convolution and join the skip connection by concatenation.
 
-    Gates live in ``gates``, apart from everything else and named by site and stage (``gates.decoder_0``), so that a gate more
-    or less never renames a convolution.
+    Gates live in ``gates``, apart from everything else and named by site and stage (``gates.decoder_0``), those inside units by
+    site, stage and unit (``gates.decoder_0_1``), so that a gate more or less never renames a convolution.
 
     Args:
         network: the configuration, with features, strides, kernels and stem filled in.
         in_channels: channels of the image.
         num_classes: classes, background included.
-        gates: the gate of each site and stage; see ``placement.place_gates``.
+        gates: the gate of each site and stage, or of each of their units; see ``placement.place_gates``.
         norms: by site and stage, what makes the norms of its units instead of ``network.norm``; see ``placement.replaced_norms``.
+        seats: by site, where in its units the gates stand; see ``placement.unit_seats``.
 
     Attributes:
         divisor: per axis, the number that the spatial size of an input must be divisible by.
@@ -45,17 +49,18 @@ class UNet(nn.Module):
         network: NetworkConfig,
         in_channels: int,
         num_classes: int,
-        gates: Mapping[tuple[str, int], Gate] | None = None,
+        gates: Mapping[GateKey, Gate] | None = None,
         norms: Mapping[tuple[str, int], NormFactory] | None = None,
+        seats: Mapping[str, Seat] | None = None,
     ) -> None:
         super().__init__()
-        norms = norms or {}
+        norms, seats = norms or {}, seats or {}
         if network.features is None or network.strides is None or network.kernels is None or network.stem is None:
             raise ValueError("network: features, strides, kernels and stem must be filled in before the network is built")
         features, strides, kernels = network.features, network.strides, network.kernels
         rank, last, fold = network.spatial_dims, len(features) - 1, math.prod(network.stem)
         unity = (1,) * rank
-        encoder_units, decoder_units = _per_stage(network.encoder_units, last + 1), _per_stage(network.decoder_units, last)
+        encoder_units, decoder_units = per_stage(network.encoder_units, last + 1), per_stage(network.decoder_units, last)
         self.stem, self.unfold = make_stem(network.stem)
         self.encoder = nn.ModuleList(
             make_stage(
@@ -66,65 +71,94 @@ class UNet(nn.Module):
                 kernels[i],
                 strides[i - 1] if i else unity,
                 encoder_units[i],
+                seats.get("encoder" if i < last else "bottleneck"),
             )
             for i in range(last + 1)
         )
         self.upsample = nn.ModuleList(TRANSPOSED[rank](features[i + 1], features[i], strides[i], strides[i]) for i in range(last))
         self.decoder = nn.ModuleList(
-            make_stage(network, norms.get(("decoder", i)), 2 * features[i], features[i], kernels[i], unity, decoder_units[i])
+            make_stage(
+                network,
+                norms.get(("decoder", i)),
+                2 * features[i],
+                features[i],
+                kernels[i],
+                unity,
+                decoder_units[i],
+                seats.get("decoder"),
+            )
             for i in range(last)
         )
         self.deep_supervision = network.deep_supervision is not None
         self.num_heads = len(network.deep_supervision or (1.0,))
         self.heads = nn.ModuleList(CONVOLUTIONS[rank](features[i], num_classes * fold, 1) for i in range(self.num_heads))
-        self.gates = nn.ModuleDict({f"{site}_{stage}": gate for (site, stage), gate in (gates or {}).items()})
+        self.gates = nn.ModuleDict({"_".join(map(str, key)): gate for key, gate in (gates or {}).items()})
         self.divisor = tuple(math.prod(steps) for steps in zip(network.stem, *strides, strict=True))
+        self._factors = (network.stem, *strides)
         self._batch_norm = network.norm == "batch"
-        self._norm_channels = features[-1] // norm_groups(network, features[-1]) if network.norm == "group" else 1
+        norms_of_last = [module for module in self.encoder[last].modules() if isinstance(module, nn.GroupNorm)]
+        self._norm_channels = min((norm.num_channels // norm.num_groups for norm in norms_of_last), default=1)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | list[Tensor]:
         """Return the logits of an image.
 
         Args:
             x: image, ``(B, in_channels, *spatial)``; each spatial size a multiple of ``divisor``.
+            mask: 0 at padding, ``(B or 1, 1, *spatial)``. Gates that squeeze channels (SqueezingGate) leave these voxels out at
+                every stage; all other layers see them. Without a mask all voxels count.
 
         Returns:
             Logits ``(B, num_classes, *spatial)``. While training with deep supervision a list of ``num_heads`` logits, the
             first at full resolution, each further one coarser by the stride of its stage.
 
         Raises:
-            ValueError: a size that is not divisible, or so small that the norm of the bottleneck has a single value to work on.
+            ValueError: a size that is not divisible, or so small that the norm of the bottleneck has a single value to work on; a
+                mask of another size.
         """
         self._check_size(x)
+        masks = self._masks(x, mask)
         x = self.stem(x)
         last = len(self.encoder) - 1
         skips: list[Tensor] = []
         for stage in range(last):
-            x = self._gated("encoder", stage, self.encoder[stage](x))
+            x = self._stage("encoder", stage, x, masks)
             skips.append(x)
-        x = self._gated("bottleneck", last, self.encoder[last](x))
+        x = self._stage("bottleneck", last, x, masks)
         outputs: list[Tensor] = []
         for stage in reversed(range(last)):
             coarse = x
-            x = self._gated("upsample", stage, self.upsample[stage](x))
-            skip = self._gated("skip", stage, skips[stage], {"coarse": coarse, "fine": x})
-            x = self._gated("concat", stage, torch.cat((x, skip), 1))
-            x = self._gated("decoder", stage, self.decoder[stage](x))
+            x = pass_gate(self.gate("upsample", stage), self.upsample[stage](x), masks=masks)
+            skip = self._skip(stage, skips[stage], {"coarse": coarse, "fine": x}, masks)
+            x = pass_gate(self.gate("concat", stage), torch.cat((x, skip), 1), masks=masks)
+            x = self._stage("decoder", stage, x, masks)
             if stage == 0 or (self.training and stage < self.num_heads):
-                outputs.append(self.unfold(self.heads[stage](self._gated("head", stage, x))))
+                outputs.append(self.unfold(self.heads[stage](pass_gate(self.gate("head", stage), x, masks=masks))))
         return outputs[::-1] if self.training and self.deep_supervision else outputs[-1]
 
-    def gate(self, site: str, stage: int) -> Gate | None:
-        """Return the gate at a site and stage, None where there is none."""
-        key = f"{site}_{stage}"
+    def gate(self, site: str, stage: int, unit: int | None = None) -> Gate | None:
+        """Return the gate at a site and stage, inside the unit of that number if one is given; None where there is none."""
+        key = f"{site}_{stage}" if unit is None else f"{site}_{stage}_{unit}"
         return cast("Gate", self.gates[key]) if key in self.gates else None
 
-    def _gated(self, site: str, stage: int, x: Tensor, signals: Mapping[str, Tensor] | None = None) -> Tensor:
-        gate = self.gate(site, stage)
-        if gate is None:
-            return x
-        gated: Tensor = gate(x, signals[gate.signal]) if signals and gate.signal else gate(x)
+    def _stage(self, site: str, stage: int, x: Tensor, masks: Masks | None) -> Tensor:
+        units = self.decoder[stage] if site == "decoder" else self.encoder[stage]
+        gates = [self.gate(site, stage, unit) for unit in range(len(cast("Sequence[nn.Module]", units)))]
+        x = units(x, gates, masks) if any(gate is not None for gate in gates) else units(x)
+        return pass_gate(self.gate(site, stage), x, masks=masks)
+
+    def _skip(self, stage: int, x: Tensor, signals: Mapping[str, Tensor], masks: Masks | None) -> Tensor:
+        gate = self.gate("skip", stage)
+        if gate is None or not gate.signal:
+            return pass_gate(gate, x, masks=masks)
+        gated: Tensor = gate(x, signals[gate.signal])
         return gated
+
+    def _masks(self, x: Tensor, mask: Tensor | None) -> Masks | None:
+        if mask is None:
+            return None
+        if mask.ndim != x.ndim or mask.shape[0] not in (1, x.shape[0]) or mask.shape[1] != 1 or mask.shape[2:] != x.shape[2:]:
+            raise ValueError(f"mask {list(mask.shape)}: an image {list(x.shape)} needs one of {[x.shape[0], 1, *x.shape[2:]]}")
+        return mask_pyramid(mask, self._factors)
 
     def _check_size(self, x: Tensor) -> None:
         sizes = tuple(x.shape[2:])
@@ -139,7 +173,3 @@ class UNet(nn.Module):
                 f"input size {list(sizes)}: one voxel is left in the last stage, over which the norm is a constant; "
                 "use larger patches, fewer strides, or norm: group"
             )
-
-
-def _per_stage(units: int | tuple[int, ...], stages: int) -> tuple[int, ...]:
-    return units if isinstance(units, tuple) else (units,) * stages

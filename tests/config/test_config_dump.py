@@ -68,7 +68,7 @@ configs = some(
         cache=paths,
         split=paths,
         labels=st.none()
-        | st.lists(words, unique=True, max_size=5).map(lambda names: {name: k + 1 for k, name in enumerate(names)}),
+        | st.lists(words, unique=True, min_size=1, max_size=5).map(lambda names: {name: k + 1 for k, name in enumerate(names)}),
         spacing=st.tuples(floats, floats, floats),
         slice_axis=st.sampled_from([None, 0, 1, 2]),
         group=st.sampled_from([None, "", "^no$", r"(\d+)_", "[a-z]+: #x", "'\"", "é\n", "1"]),

@@ -13,6 +13,11 @@ from se_med.config.load import load_config, load_part, parse_config
 from se_med.config.training import TrainingConfig
 from se_med.errors import ConfigError, UsageError
 
+BLOCKS = (
+    "cse, sse, scse, pe, eca, cbam, gather_excite, global_context, se_norm, attention_gate, fine_attention_gate, static, "
+    "no_squeeze, shuffled, mean"
+)
+
 
 def problems(text: str, *overrides: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
@@ -77,12 +82,15 @@ def test_errors_of_yaml_and_of_the_models_are_told_together():
         ("training:", "c.yaml:1:10: training: nothing is set here; give it keys or remove the line"),
         ("training: [1]", "c.yaml:1:11: training: [1] is not a mapping"),
         ("name: a b", "c.yaml:1:7: name: 'a b' does not fit the pattern"),
-        ("attention: scsee", "c.yaml:1:12: attention: 'scsee' is not a known block (cse, sse, scse); did you mean 'scse'?"),
-        ("attention: {skip: CS}", "c.yaml:1:19: attention.skip: 'CS' is not a known block (cse, sse, scse); did you mean 'cse'?"),
-        ("attention: {skip: {block: 7}}", "c.yaml:1:27: attention.skip: 7 is not a known block (cse, sse, scse)"),
-        ("attention: {skip: {stages: [1]}}", "c.yaml:1:13: attention.skip: key 'block' is missing; it is one of cse, sse, scse"),
+        ("attention: scsee", f"c.yaml:1:12: attention: 'scsee' is not a known block ({BLOCKS}); did you mean 'scse'?"),
+        ("attention: {skip: CS}", f"c.yaml:1:19: attention.skip: 'CS' is not a known block ({BLOCKS}); did you mean 'cse'?"),
+        ("attention: {skip: {block: 7}}", f"c.yaml:1:27: attention.skip: 7 is not a known block ({BLOCKS})"),
+        ("attention: {skip: {stages: [1]}}", f"c.yaml:1:13: attention.skip: key 'block' is missing; it is one of {BLOCKS}"),
         ("attention: {skip: [cse]}", "c.yaml:1:19: attention.skip: ['cse'] is not a mapping"),
-        ("attention: {skip: {block: sse, reduction: 4}}", "c.yaml:1:32: unknown key 'reduction'; known here: stages, block"),
+        (
+            "attention: {skip: {block: sse, reduction: 4}}",
+            "c.yaml:1:32: unknown key 'reduction'; known here: stages, identity_start",
+        ),
         ("steps: 4", "c.yaml:1:1: unknown key 'steps'; did you mean 'training.steps'?"),
         ("<<: {seed: 1}", "c.yaml:1:1: unknown key '<<'; known here: name, seed, data"),
         (
@@ -218,7 +226,7 @@ class TestOverrides:
 
     def test_a_wrong_block_of_the_command_line_is_told_there(self):
         assert problems("attention: cse", "attention.decoder=scsee") == (
-            "command line 'attention.decoder=scsee': attention.decoder: 'scsee' is not a known block (cse, sse, scse); "
+            f"command line 'attention.decoder=scsee': attention.decoder: 'scsee' is not a known block ({BLOCKS}); "
             "did you mean 'scse'?",
         )
 

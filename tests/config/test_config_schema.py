@@ -37,7 +37,8 @@ def test_attention_may_be_null_a_name_or_a_mapping_of_sites():
     schema = json_schema()
     null, names, reference = schema["properties"]["attention"]["anyOf"]
     assert null["type"] == "null"
-    assert names["enum"] == ["cse", "sse", "scse"]
+    assert names["enum"][:3] == ["cse", "sse", "scse"]
+    assert len(set(names["enum"])) == 15
     assert reference["$ref"] == "#/$defs/AttentionConfig"
     for site in schema["$defs"]["AttentionConfig"]["properties"].values():
         assert site["anyOf"][0]["enum"] == names["enum"]

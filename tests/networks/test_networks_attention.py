@@ -10,6 +10,7 @@ from se_med.attention.se_norm import SENorm
 from se_med.config.attention import AttentionConfig
 from se_med.errors import ConfigError
 from se_med.networks.placement import sites_of
+from se_med.networks.units import UNITS
 
 BLENDED = [name for name in list_attention() if attention_class(name).kind != "normalisation"]
 
@@ -47,6 +48,34 @@ def test_a_plain_checkpoint_gives_equal_logits_in_an_identity_start_network(name
     assert all(key.startswith("gates.") for key in found.missing_keys)
     x = image(rank)
     assert torch.equal(gated(x), plain(x))
+    assert torch.equal(gated.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", [name for name in BLENDED if sites_of(name) != ("skip",)])
+def test_every_block_inside_every_unit(name, unit):
+    placements = UNITS[unit].placements if unit == "bottleneck" else ["standard"]
+    for placement in placements:
+        gate = {"block": name, "placement": placement}
+        net = build(2, unit=unit, norm="batch", features=(4, 6), attention=dict.fromkeys(("encoder", "decoder"), gate))
+        logits = net(image(2))
+        logits.square().mean().backward()
+        assert sorted(net.gates) == ["decoder_0_0", "encoder_0_0"]
+        assert logits.shape == (2, 3, 8, 8)
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize(("unit", "placement"), [(unit, where) for unit, kind in UNITS.items() for where in kind.placements])
+def test_a_plain_checkpoint_gives_equal_logits_with_identity_start_inside_units(unit, placement, rank):
+    plain = build(rank, seed=4, unit=unit, norm="batch", encoder_units=2)
+    x = image(rank)
+    gate = {"block": {2: "cse", 3: "scse"}[rank], "placement": placement, "identity_start": True}
+    attention = dict.fromkeys(("encoder", "bottleneck", "decoder"), gate)
+    gated = build(rank, unit=unit, norm="batch", encoder_units=2, attention=attention)
+    found = gated.load_state_dict(plain.state_dict(), strict=False)
+    assert found.unexpected_keys == []
+    assert all(key.startswith("gates.") for key in found.missing_keys)
     assert torch.equal(gated.eval()(x), plain.eval()(x))
 
 

@@ -13,6 +13,16 @@ NETWORKS = {
     "batch": {"norm": "batch"},
     "stem": {"stem": (2, 2, 2), "deep_supervision": (1, 0.5)},
     "gated": {"attention": dict.fromkeys(SITES, "scse")},
+    "residual_preact": {"unit": "residual_preact", "encoder_units": (1, 2, 1)},
+    "bottleneck": {"unit": "bottleneck", "features": (8, 16)},
+    "resnext": {"unit": "resnext", "features": (8, 16), "groups": 2},
+    "inception": {"unit": "inception", "features": (8, 16)},
+    "inside": {
+        "unit": "bottleneck",
+        "features": (8, 16),
+        "encoder_units": 2,
+        "attention": {"encoder": {"block": "scse", "placement": "conv3"}, "decoder": {"block": "cse", "placement": "pre"}},
+    },
 }
 
 

@@ -14,13 +14,14 @@ from se_med.attention import attention_class, list_attention
 from se_med.networks.build import build_network
 from se_med.networks.initialise import initialise
 from se_med.networks.placement import sites_of
+from se_med.networks.units import UNITS
 
 
 def networks(rank):
     """Networks that differ in everything that the configuration offers."""
     made = {
         f"{unit}-{norm}-{activation}": build(rank, unit=unit, norm=norm, activation=activation)
-        for unit, norm, activation in itertools.product(("plain", "residual"), ("instance", "batch", "group"), ("relu", "gelu"))
+        for unit, norm, activation in itertools.product(UNITS, ("instance", "batch", "group"), ("relu", "gelu"))
     }
     made["deep"] = build(rank, features=(4, 6, 8, 10))
     made["stem"] = build(rank, stem=(2,) * rank, deep_supervision=(1, 0.5))
@@ -30,6 +31,11 @@ def networks(rank):
             for site in sites_of(name):
                 made[f"{site}-{name}"] = build(rank, attention={site: name})
             made[f"{name}-reduction"] = build(rank, attention={site: {"block": name, **narrow(name)} for site in sites_of(name)})
+    for unit, kind in UNITS.items():
+        made[f"{unit}-two"] = build(rank, unit=unit, encoder_units=2, groups=4)
+        for placement in kind.placements:
+            gate = {"block": "scse", "placement": placement}
+            made[f"{unit}-{placement}"] = build(rank, unit=unit, norm="batch", attention={"encoder": gate, "decoder": gate})
     made["all"] = build(rank, attention=dict.fromkeys(SITES, "scse"))
     return made
 
@@ -83,6 +89,17 @@ def test_building_leaves_the_random_state_alone_and_ignores_it():
     torch.manual_seed(99)
     second = build(attention="scse")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_gate_inside_units_renames_nothing(unit):
+    plain = dict(build(unit=unit, norm="batch").named_parameters())
+    for placement in UNITS[unit].placements:
+        gate = {"block": "scse", "placement": placement}
+        gated = dict(build(unit=unit, norm="batch", attention={"encoder": gate, "decoder": gate}).named_parameters())
+        assert set(plain) < set(gated)
+        assert all(key.startswith(("gates.encoder_", "gates.decoder_")) for key in set(gated) - set(plain))
+        assert all(torch.equal(plain[key], gated[key]) for key in plain)
 
 
 @pytest.mark.parametrize("rank", [2, 3])

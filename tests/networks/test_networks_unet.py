@@ -5,10 +5,11 @@ import torch
 from network_cases import SITES, build, image
 
 from se_med.attention import Gate
+from se_med.networks.units import UNITS
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize("unit", ["plain", "residual"])
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
 def test_logits_have_the_size_of_the_image(rank, unit, norm):
     net = build(rank, unit=unit, norm=norm, in_channels=2, num_classes=5)
@@ -164,6 +165,23 @@ def test_export_and_autocast(rank):
     assert (rough - expected).abs().max() < 0.1 * expected.abs().max()
     exported = torch.export.export(net, (x,)).module()
     torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "unit", [pytest.param(unit, marks=() if unit in ("bottleneck", "inception") else pytest.mark.slow) for unit in UNITS]
+)
+def test_export_with_gates_inside_units(unit):
+    gate = {"block": "cse", "placement": "standard", "squeeze_from": None if unit == "residual_preact" else "pre_norm"}
+    net = build(2, unit=unit, attention={"encoder": gate, "decoder": gate}).eval()
+    x = image(2)
+    exported = torch.export.export(net, (x,)).module()
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_inception_with_fewer_channels_than_branches_is_refused():
+    with pytest.raises(ValueError, match="features: the 4 branches of unit inception need at least 4 channels"):
+        build(unit="inception", features=(3, 6))
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "relu", "elu", "gelu"])
