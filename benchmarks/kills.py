@@ -40,7 +40,7 @@ class Kill:
         signal: name of the signal.
         after: seconds from the start of the process to the signal.
         exit_code: of the killed process.
-        step: step of the checkpoint it left; -1 where there was none yet, or the run was finished.
+        step: step of the checkpoint it left; -1 where there was none yet.
         equal: whether weights, metrics and stream digest are those of the uninterrupted run.
         leftovers: temporary files after the run was resumed and finished.
     """
@@ -74,13 +74,18 @@ def main(arguments: list[str]) -> int:
 
 
 def run(folder: Path, kills: int, name: str, seed: int) -> list[Kill]:
-    """Make the reference run, then the killed ones, in `folder`."""
+    """Make the reference run, then the killed ones, in `folder`. Runs that end before their signal do not count."""
     _make_data(folder / "data")
     reference, begin = _result(_train(folder, "reference").wait, folder / "runs" / "reference"), time.monotonic()
     _train(folder, "timing").wait()
     duration = time.monotonic() - begin
     generator = random.Random(seed)  # noqa: S311  (moments of a test, no secrets)
-    return [_kill(folder, f"run{number}", name, generator.uniform(0.3, 1.0) * duration, reference) for number in range(kills)]
+    found: list[Kill] = []
+    for number in range(10 * kills):
+        if len(found) < kills:
+            kill = _kill(folder, f"run{number}", name, generator.uniform(0.3, 1.0) * duration, reference)
+            found += [kill] if kill.exit_code != 0 else []
+    return found
 
 
 def _kill(folder: Path, run: str, name: str, after: float, reference: dict[str, object]) -> Kill:

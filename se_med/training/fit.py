@@ -74,12 +74,11 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
         RunError: training diverged, or a checkpoint cannot be read.
     """
     run = RunFolder(folder)
-    torch.set_flush_denormal(True)
     if processes.own_number() > 0:
-        with _quiet_libraries(), Interruption() as interruption:
+        with _own_threads(), _quiet_libraries(), Interruption() as interruption:
             _follow(config, run, interruption)
         raise SystemExit(0)
-    with run.claim(resume=resume), _log_to(run.log), _quiet_libraries(), Interruption() as interruption:
+    with run.claim(resume=resume), _log_to(run.log), _own_threads(), _quiet_libraries(), Interruption() as interruption:
         state = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else TrainingState()
         _set_threads(config, state)
         data = gather(config, run, resumed=state.step > 0, progress=progress)
@@ -180,6 +179,16 @@ def _log_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give the number of threads that the run chooses back to the process when it ends."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

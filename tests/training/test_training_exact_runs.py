@@ -94,8 +94,16 @@ def test_resuming_with_other_threads_warns_and_goes_on(train, caplog):
     logging.getLogger("se_med").propagate = True
     with caplog.at_level(logging.WARNING, logger="se_med"):
         train("run", "training.threads=2", resume=True)
-    torch.set_num_threads(1)
     assert any("threads is 2, but the run was started with 1" in record.message for record in caplog.records)
+
+
+def test_process_is_left_as_it_was(train):
+    """Threads, and arithmetic: with denormals flushed, SciPy's k-d trees recurse without end."""
+    torch.set_num_threads(2)
+    train("run")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    assert float(torch.tensor(1e-40) * 0.5) > 0
 
 
 def test_checkpoint_holds_what_the_numbers_depend_on(train, tmp_path):
