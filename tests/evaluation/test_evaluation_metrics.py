@@ -82,7 +82,9 @@ def test_any_two_masks_have_the_scores_of_their_definition(masks, tolerance):
     elif first.any() and second.any():
         assert score.status == "present"
         assert score.dice == pytest.approx(2 * (first & second).sum() / (first.sum() + second.sum()))
-        assert score.hd95 == pytest.approx(surface_scores(first, second, spacing, tolerance)[0], rel=1e-5, abs=1e-6)
+        assert score.hd95 == pytest.approx(
+            surface_scores(first, second, spacing, tolerance)[0], abs=1e-4
+        )  # MONAI takes percentiles in float32
         assert 0 <= score.nsd <= 1
         # No distance on the grid is longer than the diagonal that a miss is given.
         assert score.hd95 < np.linalg.norm(np.array(first.shape) * spacing)
