@@ -14,7 +14,6 @@ import pytest
 from hypothesis import settings
 from small_data import SMALL_CONFIG, make_small_data
 
-
 # Where a change is judged, the same examples every time; elsewhere new ones, which go on searching.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
