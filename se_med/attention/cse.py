@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from se_med.attention.activations import GATE_FUNCTIONS
 from se_med.attention.gate import at_least_one, hidden_width, one_of, outside_autocast
-from se_med.attention.squeeze import MOMENTS, SQUEEZES
+from se_med.attention.squeeze import MOMENTS, SQUEEZES, mean
 from se_med.attention.squeezing import SqueezingGate
+from se_med.fused.norm import Gating
 
 
 class ChannelGate(SqueezingGate):
@@ -64,6 +65,16 @@ class ChannelGate(SqueezingGate):
     def moments_only(self) -> bool:
         """Whether nothing but means or standard deviations is squeezed."""
         return all(squeeze in MOMENTS for squeeze in self.squeezes)
+
+    def gating(self) -> Gating | None:
+        """Return the gate for the fused kernels, which squeeze to means."""
+        if self.squeezes != (mean,):
+            return None
+        parameters = tuple(self.parameters())
+        return Gating("channel", lambda pooled: self._blended(outside_autocast(self._excite, pooled[None])), parameters)
+
+    def _blended(self, weight: Tensor) -> Tensor:
+        return weight if self.strength is None else 1 + self.strength.to(weight.dtype) * (weight - 1)
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""

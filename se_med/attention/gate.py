@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from se_med.fused.norm import Gating
+
 Kind = Literal["channel", "spatial", "both", "normalisation", "skip", "control"]
 """What a block weighs: channels, voxels, both; or what it stands for: a normalisation, a skip connection, a control."""
 
@@ -66,6 +68,10 @@ class Gate(nn.Module):
     def uniform(self) -> bool:
         """Whether all voxels of a channel get the same weight."""
         return self.kind == "channel"
+
+    def gating(self) -> Gating | None:
+        """Return the block in the terms of the fused kernels; None for one that they do not know."""
+        return None
 
     def weigh(self, x: Tensor) -> Tensor:
         """Return what the block's formula multiplies ``x`` by, ``(B, C or 1, *spatial or ones)``."""

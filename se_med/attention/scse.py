@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from se_med.attention.gate import CONVOLUTIONS, one_of
 from se_med.attention.max_out import max_out
 from se_med.attention.squeezing import SqueezingGate
 from se_med.attention.sse import SpatialGate
+from se_med.fused.norm import Gating
 
 AGGREGATIONS = ("max", "add", "multiply", "gate_multiply", "concat")
 
@@ -67,6 +70,14 @@ class ConcurrentGate(SqueezingGate):
     def moments_only(self) -> bool:
         """Whether the channel part squeezes nothing but means: always."""
         return self.channel.moments_only
+
+    def gating(self) -> Gating | None:
+        """Return both gates for the fused kernels, which know ``max`` and ``add``, without the blend of ``identity_start``."""
+        mode = {"max": "larger", "add": "sum"}.get(self.aggregation)
+        channel = self.channel.gating()
+        if mode is None or channel is None or self.strength is not None:
+            return None
+        return replace(channel, mode=mode, weight=self.spatial.conv.weight, bias=self.spatial.conv.bias)
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the factor of each channel and voxel, ``(B, C, *spatial)``; with ``concat`` ``(B, 2C, *spatial)``."""

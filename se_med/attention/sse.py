@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from se_med.attention.gate import CONVOLUTIONS, Gate
+from se_med.fused.norm import Gating
 
 
 class SpatialGate(Gate):
@@ -29,6 +30,10 @@ class SpatialGate(Gate):
     def __init__(self, channels: int, spatial_dims: int, identity_start: bool = False) -> None:
         super().__init__(channels, spatial_dims, identity_start)
         self.conv = CONVOLUTIONS[spatial_dims](channels, 1, kernel_size=1)
+
+    def gating(self) -> Gating | None:
+        """Return the gate for the fused kernels; None with ``identity_start``, a blend that they do not know."""
+        return None if self.strength is not None else Gating("spatial", weight=self.conv.weight, bias=self.conv.bias)
 
     def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each voxel, ``(B, 1, *spatial)``."""

@@ -42,7 +42,7 @@ class BottleneckUnit(Unit):
         seat: Seat | None = None,
     ) -> None:
         super().__init__(seat)
-        width, unity = self.inner_width(network, channels_out), (1,) * network.spatial_dims
+        width, unity = self.inner_width(network, channels_out), (1,) * network.rank
         first, second, third = norm(width), norm(width), norm(channels_out)
         self.conv1 = make_convolution(network, channels_in, width, unity, unity, first)
         self.norm1 = first

@@ -7,6 +7,7 @@ any machine.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -124,6 +125,8 @@ def measure_network(network: UNet, in_channels: int, patch: Sequence[int], batch
         ValueError: a size that the network refuses, or a batch that is too small for one of its gates.
     """
     network = copy.deepcopy(network).train()
+    shape = (batch_size, in_channels, *patch)
+    fused = _kept_by_stage(copy.deepcopy(network), shape)
     ledger = Ledger()
     stages, gates = _stages(network), _gates(network)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -135,7 +138,9 @@ def measure_network(network: UNet, in_channels: int, patch: Sequence[int], batch
     for name, gate in gates.items():
         ledger.watch(gate, partial(_in_gate, places, name))
     network.unfold.register_forward_hook(partial(_note_shape, shapes, "head"))
-    ledger.trace(network, [(batch_size, in_channels, *patch)], inside=False)
+    ledger.trace(network, [shape], inside=False)
+    for name in stages:
+        _charge_as_fused(ledger.kept, [place for place in places.values() if place[0] == name], (name, ""), fused[name])
     inside = {parameter for gate in gates.values() for parameter in gate.parameters()}
 
     def cost(place: Place, modules: Sequence[nn.Module], without: set[nn.Parameter]) -> Cost:
@@ -153,6 +158,28 @@ def measure_network(network: UNet, in_channels: int, patch: Sequence[int], batch
         units = 0 if name == "head" else len(cast("nn.Sequential", modules[0]))
         rows.append(StageCost(name, shapes[name], units, total, tuple(costs)))
     return NetworkCost(tuple(rows))
+
+
+def _kept_by_stage(network: UNet, shape: Sequence[int]) -> dict[str, int]:
+    """Return the bytes that each stage keeps with its gates, which are fused into norms where that is possible."""
+    ledger = Ledger()
+    stages = _stages(network)
+    for name, modules in stages.items():
+        for module in modules:
+            ledger.watch(module, partial(_in_stage, name))
+    for name, gate in network.gates.items():
+        if cast("Gate", gate).gating() is None:
+            ledger.watch(gate, partial(_in_gate, {}, name))
+    ledger.trace(network, [shape], inside=False)
+    return {name: sum(kept for place, kept in ledger.kept.items() if place[0] == name) for name in stages}
+
+
+def _charge_as_fused(kept: Counter[Place], gates: Sequence[Place], stage: Place, total: int) -> None:
+    """Lower what the gates of a stage keep, in proportion, so that the stage keeps ``total``: watched gates are not fused."""
+    apart = sum(kept[place] for place in gates)
+    saved = apart + kept[stage] - total
+    for place in gates:
+        kept[place] -= round(saved * kept[place] / apart) if apart else 0
 
 
 def _stages(network: UNet) -> dict[str, list[nn.Module]]:

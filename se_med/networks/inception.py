@@ -43,6 +43,7 @@ class InceptionUnit(Unit):
     """
 
     placements: ClassVar = {"standard": FOLLOWING_NORM["activation"]}
+    ends_in: ClassVar = "standard"
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class InceptionUnit(Unit):
         super().__init__(seat)
         if channels_out < 4:
             raise ValueError(f"features: {channels_out} channels are too few for the 4 branches of unit inception")
-        rank, unity = network.spatial_dims, (1,) * network.spatial_dims
+        rank, unity = network.rank, (1,) * network.rank
         quarter, eighth = channels_out // 4, max(1, channels_out // 8)
         half = channels_out - quarter - 2 * eighth
         before_half, before_eighth = max(1, 3 * half // 4), max(1, eighth // 2)

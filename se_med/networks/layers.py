@@ -46,7 +46,7 @@ def make_norm(network: NetworkConfig, channels: int) -> nn.Module:
     if network.norm == "instance":
         return InstanceNorm(channels)
     if network.norm == "batch":
-        return BATCH_NORMS[network.spatial_dims](channels)
+        return BATCH_NORMS[network.rank](channels)
     return nn.GroupNorm(norm_groups(network, channels), channels)
 
 
@@ -79,7 +79,7 @@ def make_convolution(
     groups: int = 1,
 ) -> nn.Module:
     """Return a padded convolution, without bias where ``norm`` is a plain normalisation: it subtracts any constant again."""
-    return CONVOLUTIONS[network.spatial_dims](
+    return CONVOLUTIONS[network.rank](
         channels_in,
         channels_out,
         tuple(kernel),
@@ -92,4 +92,4 @@ def make_convolution(
 
 def make_dropout(network: NetworkConfig) -> nn.Module:
     """Return the dropout of whole channels that ends every unit."""
-    return DROPOUTS[network.spatial_dims](network.dropout) if network.dropout > 0 else nn.Identity()
+    return DROPOUTS[network.rank](network.dropout) if network.dropout > 0 else nn.Identity()

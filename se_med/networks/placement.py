@@ -87,7 +87,7 @@ def place_gates(attention: AttentionConfig, network: NetworkConfig, in_channels:
             for stage in wanted:
                 if seat is None:
                     options = {**gate.options(), **_signal(gate.block, stage, network)}
-                    placed[site, stage] = create_attention(gate.block, channels[stage], network.spatial_dims, **options)
+                    placed[site, stage] = create_attention(gate.block, channels[stage], network.rank, **options)
                 else:
                     for unit, block in enumerate(_unit_gates(site, stage, gate, seat, network, in_channels)):
                         placed[site, stage, unit] = block
@@ -110,7 +110,7 @@ def replaced_norms(attention: AttentionConfig, network: NetworkConfig) -> dict[t
     for site in UNIT_SITES:
         gate = getattr(attention, site)
         if gate is not None and attention_class(gate.block).kind == "normalisation":
-            make = partial(create_attention, gate.block, spatial_dims=network.spatial_dims, **gate.options())
+            make = partial(create_attention, gate.block, spatial_dims=network.rank, **gate.options())
             stages = site_channels(network.features or ())[site]
             norms.update({(site, stage): make for stage in stages if gate.stages is None or stage in gate.stages})
     return norms
@@ -134,12 +134,12 @@ def _unit_gates(site: str, stage: int, gate: AnyGate, seat: Seat, network: Netwo
     encoder = site != "decoder"
     count = per_stage(network.encoder_units if encoder else network.decoder_units, len(features) - (not encoder))[stage]
     out, entering = features[stage], stage_input(site, stage, network, in_channels)
-    stride = (network.strides or ())[stage - 1] if encoder and stage else (1,) * network.spatial_dims
+    stride = (network.strides or ())[stage - 1] if encoder and stage else (1,) * network.rank
     blocks: list[Gate] = []
     for index in range(count):
         enters = out if index else entering
         width = {"pre": enters, "conv3": unit.inner_width(network, out)}.get(seat.placement, out)
-        block = create_attention(gate.block, width, network.spatial_dims, **gate.options())
+        block = create_attention(gate.block, width, network.rank, **gate.options())
         projected = index == 0 and is_projected(entering, out, stride)
         if is_constant(block, seat, network, projected):
             raise ValueError(constant_problem(gate.block, block, seat, network, stage))

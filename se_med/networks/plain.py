@@ -31,6 +31,7 @@ class PlainUnit(Unit):
     """
 
     placements: ClassVar = {"standard": FOLLOWING_NORM["activation"]}
+    ends_in: ClassVar = "standard"
 
     def __init__(
         self,

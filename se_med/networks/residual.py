@@ -50,7 +50,7 @@ class ResidualUnit(Unit):
         self.conv1 = make_convolution(network, channels_in, channels_out, kernel, stride, first)
         self.norm1 = first
         self.activation1 = make_activation(network)
-        self.conv2 = make_convolution(network, channels_out, channels_out, kernel, (1,) * network.spatial_dims, second)
+        self.conv2 = make_convolution(network, channels_out, channels_out, kernel, (1,) * network.rank, second)
         self.norm2 = second
         self.activation2 = make_activation(network)
         self.dropout = make_dropout(network)
@@ -112,7 +112,7 @@ class PreactivatedUnit(Unit):
         self.conv1 = make_convolution(network, channels_in, channels_out, kernel, stride, second)
         self.norm2 = second
         self.activation2 = make_activation(network)
-        self.conv2 = make_convolution(network, channels_out, channels_out, kernel, (1,) * network.spatial_dims, second)
+        self.conv2 = make_convolution(network, channels_out, channels_out, kernel, (1,) * network.rank, second)
         self.norm3 = norm(channels_out) if last else nn.Identity()
         self.activation3 = make_activation(network) if last else nn.Identity()
         self.dropout = make_dropout(network)

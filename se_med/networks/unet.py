@@ -13,6 +13,7 @@ from se_med.attention import Gate
 from se_med.config.network import NetworkConfig
 from se_med.networks.layers import CONVOLUTIONS, TRANSPOSED, NormFactory
 from se_med.networks.masks import mask_pyramid
+from se_med.networks.normalise import to_channels_last
 from se_med.networks.placement import GateKey, per_stage
 from se_med.networks.seat import Masks, Seat, pass_gate
 from se_med.networks.stem import make_stem
@@ -58,7 +59,7 @@ class UNet(nn.Module):
         if network.features is None or network.strides is None or network.kernels is None or network.stem is None:
             raise ValueError("network: features, strides, kernels and stem must be filled in before the network is built")
         features, strides, kernels = network.features, network.strides, network.kernels
-        rank, last, fold = network.spatial_dims, len(features) - 1, math.prod(network.stem)
+        rank, last, fold = network.rank, len(features) - 1, math.prod(network.stem)
         unity = (1,) * rank
         encoder_units, decoder_units = per_stage(network.encoder_units, last + 1), per_stage(network.decoder_units, last)
         self.stem, self.unfold = make_stem(network.stem)
@@ -117,7 +118,7 @@ class UNet(nn.Module):
         """
         self._check_size(x)
         masks = self._masks(x, mask)
-        x = self.stem(x)
+        x = to_channels_last(self.stem(x))
         last = len(self.encoder) - 1
         skips: list[Tensor] = []
         for stage in range(last):
@@ -143,8 +144,8 @@ class UNet(nn.Module):
     def _stage(self, site: str, stage: int, x: Tensor, masks: Masks | None) -> Tensor:
         units = self.decoder[stage] if site == "decoder" else self.encoder[stage]
         gates = [self.gate(site, stage, unit) for unit in range(len(cast("Sequence[nn.Module]", units)))]
-        x = units(x, gates, masks) if any(gate is not None for gate in gates) else units(x)
-        return pass_gate(self.gate(site, stage), x, masks=masks)
+        gated: Tensor = units(x, gates, masks, self.gate(site, stage))
+        return gated
 
     def _skip(self, stage: int, x: Tensor, signals: Mapping[str, Tensor], masks: Masks | None) -> Tensor:
         gate = self.gate("skip", stage)

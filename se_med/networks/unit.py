@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from se_med.attention import Gate
 from se_med.config.network import NetworkConfig
 from se_med.networks.layers import AVERAGE_POOLS, NormFactory, make_activation, make_convolution
+from se_med.networks.normalise import normalise
 from se_med.networks.seat import Masks, Seat, pass_gate
 
 FOLLOWING_NORM: dict[str, tuple[str, ...]] = {
@@ -32,12 +33,16 @@ class Unit(nn.Module):
     Attributes:
         placements: where gates can stand in the unit; for each placement what they can squeeze, from early to late, the last
             of which is the weighed map. Empty where that map is no output of a convolution with a norm.
+        ends_in: the placement at which a gate weighs the unit's own output; None where there is none.
+        dropout: the last layer of the unit.
 
     Args:
         seat: where the gate stands; None for a unit without.
     """
 
     placements: ClassVar[Mapping[str, tuple[str, ...]]]
+    ends_in: ClassVar[str | None] = None
+    dropout: nn.Module
 
     def __init__(self, seat: Seat | None = None) -> None:
         super().__init__()
@@ -47,6 +52,11 @@ class Unit(nn.Module):
     def inner_width(cls, network: NetworkConfig, channels_out: int) -> int:
         """Return the number of channels between the convolutions of a unit with ``channels_out``."""
         return channels_out
+
+    @property
+    def takes_stage_gate(self) -> bool:
+        """Whether a gate that follows the unit may be passed in instead: the unit has no seat and nothing follows the gate."""
+        return self.seat is None and self.ends_in is not None and isinstance(self.dropout, nn.Identity)
 
     def gated(self, placement: str, x: Tensor, gate: Gate | None, masks: Masks | None) -> Tensor:
         """Return ``x`` as the gate weighs it, if that is where it stands."""
@@ -65,9 +75,13 @@ class Unit(nn.Module):
         if isinstance(norm, Gate):
             y: Tensor = norm(x if activation is None else activation(x))
             return y
+        if gate is None or not self._stands(placement):
+            return normalise(x, norm, activation)
+        if self.seat is None or self.seat.squeeze_from in (None, "post_act"):
+            return normalise(x, norm, activation, gate, masks)
         maps = {"pre_norm": x, "post_norm": norm(x)}
         y = maps["post_norm"] if activation is None else activation(maps["post_norm"])
-        return pass_gate(gate, y, self._source(maps, y), masks) if self._stands(placement) else y
+        return pass_gate(gate, y, self._source(maps, y), masks)
 
     def bypassed(self, x: Tensor, shortcut: nn.Sequential, gate: Gate | None, masks: Masks | None) -> Tensor:
         """Return the shortcut's output, weighed by the gate if it stands there: a projection is weighed, not its input."""
@@ -82,7 +96,7 @@ class Unit(nn.Module):
         return pass_gate(gate, x, self._source(maps, x), masks)
 
     def _stands(self, placement: str) -> bool:
-        return self.seat is not None and self.seat.placement == placement
+        return placement == (self.ends_in if self.seat is None else self.seat.placement)
 
     def _source(self, maps: Mapping[str, Tensor], weighed: Tensor) -> Tensor | None:
         source = maps.get(self.seat.squeeze_from or "") if self.seat is not None else None
@@ -116,10 +130,10 @@ def make_shortcut(
     """
     path = nn.Sequential()
     if any(step > 1 for step in stride):
-        path.add_module("pool", AVERAGE_POOLS[network.spatial_dims](tuple(stride)))
+        path.add_module("pool", AVERAGE_POOLS[network.rank](tuple(stride)))
     if is_projected(channels_in, channels_out, stride):
         last = norm(channels_out) if norm is not None else None
-        unity = (1,) * network.spatial_dims
+        unity = (1,) * network.rank
         path.add_module("conv", make_convolution(network, channels_in, channels_out, unity, unity, last or nn.Identity()))
         if isinstance(last, Gate):
             path.add_module("activation", make_activation(network))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise, zip_longest
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from se_med.networks.inception import InceptionUnit
 from se_med.networks.layers import NormFactory, make_norm
 from se_med.networks.plain import PlainUnit
 from se_med.networks.residual import PreactivatedUnit, ResidualUnit
-from se_med.networks.seat import Masks, Seat
+from se_med.networks.seat import Masks, Seat, pass_gate
 from se_med.networks.unit import Unit
 
 UNITS: dict[str, type[Unit]] = {
@@ -31,17 +32,24 @@ UNITS: dict[str, type[Unit]] = {
 class Stage(nn.Sequential):
     """Units in a row, each of which may have a gate passed in."""
 
-    def forward(self, x: Tensor, gates: Sequence[Gate | None] = (), masks: Masks | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, gates: Sequence[Gate | None] = (), masks: Masks | None = None, last: Gate | None = None
+    ) -> Tensor:
         """Map ``(B, channels_in, *spatial)`` to ``(B, channels_out, *spatial / stride)``.
 
         Args:
             x: the input of the first unit.
             gates: the gate of each unit; none may be given at all.
             masks: see ``seat.pass_gate``.
+            last: the gate behind the last unit.
         """
-        for unit, gate in zip_longest(self, gates):
+        *units, final = self
+        for unit, gate in zip_longest(units, gates[: len(units)]):
             x = unit(x, gate, masks)
-        return x
+        if last is not None and cast("Unit", final).takes_stage_gate:
+            fused: Tensor = final(x, last, masks)
+            return fused
+        return pass_gate(last, final(x, gates[-1] if gates else None, masks), masks=masks)
 
 
 def make_stage(
@@ -67,7 +75,7 @@ def make_stage(
         seat: where the gates inside the units stand; None for units without.
     """
     kind: Callable[..., Unit] = UNITS[network.unit]
-    unity = (1,) * network.spatial_dims
+    unity = (1,) * network.rank
     make = norm or partial(make_norm, network)
     channels = (channels_in, *(channels_out,) * units)
     stage = Stage()

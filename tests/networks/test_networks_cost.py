@@ -9,6 +9,7 @@ from network_cases import build, image
 from torch.utils.flop_counter import FlopCounterMode
 
 from se_med.attention import attention_class, create_attention, list_attention
+from se_med.fused import kernels
 from se_med.networks.cost import Cost, measure, measure_network
 from se_med.networks.units import UNITS
 
@@ -40,7 +41,9 @@ def kept_by_a_backward_pass(module, *inputs):
 
 
 def real_flops(module, *inputs):
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # The counter does not see the multiplications of the fused kernels.
+    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter, torch.no_grad():
+        patch.setattr(kernels, "library", lambda: None)
         module(*inputs)
     return counter.get_total_flops()
 

@@ -1,0 +1,18 @@
+"""Compiles the kernels. Where that fails, for want of a compiler for instance, se-med installs and works without them."""
+
+from setuptools import Extension, setup
+
+# No -ffast-math: linking with it makes the whole process treat the smallest numbers as zero.
+setup(
+    ext_modules=[
+        Extension(
+            "se_med.fused._kernels",
+            ["se_med/fused/norm.c", "se_med/fused/loss.c"],
+            depends=["se_med/fused/vectors.h"],
+            extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp"],
+            extra_link_args=["-fopenmp"],
+            libraries=["m"],
+            optional=True,
+        )
+    ]
+)
