@@ -1,1 +1,1 @@
-"""Reading and writing files: strict NIfTI images in, atomic files out."""
+"""Reading and writing files: strict NIfTI, PNG, JPEG and TIFF images in, atomic files out."""

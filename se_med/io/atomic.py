@@ -22,13 +22,15 @@ from typing import Any
 
 from se_med.errors import RunError
 
+PathLike = str | os.PathLike[str]
+
 _TEMPORARY = re.compile(r"^\..+\.(?P<pid>\d+)\.(?P<host>[0-9a-f]{8})[0-9a-f]{8}\.tmp$")
 _STALE_SECONDS = 24 * 3600.0
 _LONGEST_NAME = 200  # file systems allow 255 bytes; the temporary's suffix needs the rest
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: PathLike) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` and rename it to `path` when the block ends well.
 
     The file is flushed to the disk before the rename and the folder after it. When the block raises, the temporary is removed
@@ -58,7 +60,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+def write_bytes(path: PathLike, data: bytes) -> None:
     """Write `data` to `path` atomically.
 
     Raises:
@@ -68,7 +70,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: PathLike, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8 with the line ends it has.
 
     Raises:
@@ -77,7 +79,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: str | os.PathLike[str], data: Any) -> None:
+def write_json(path: PathLike, data: Any) -> None:
     """Write `data` to `path` atomically, as indented JSON with the key order it has.
 
     Raises:
@@ -88,7 +90,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def sweep_temporaries(folder: str | os.PathLike[str]) -> int:
+def sweep_temporaries(folder: PathLike) -> int:
     """Remove the temporary files and folders that killed processes left in `folder` (not in its subfolders).
 
     A temporary goes when its process on this machine has ended, or when nobody wrote to it for a day. Those of running

@@ -95,6 +95,25 @@ def read_voxels(path: Path) -> tuple[Stored, NDArray[Any], str]:
         return stored, voxels.reshape(stored.shape, order="F"), opened.file.digest.hexdigest()
 
 
+def read_small_file(path: Path, most: int) -> bytes:
+    """Read a file whole.
+
+    Args:
+        path: a regular file.
+        most: largest size in bytes.
+
+    Raises:
+        ImageError: the file is missing, no regular file, empty, larger, or cannot be read.
+    """
+    try:
+        size = _regular_size(path)
+        if size > most:
+            raise ImageError(f"{path}: {size / 1e9:.1f} GB, at most {most / 1e9:.1f} are read; cut the image into tiles")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}; check the path and its rights") from None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[_Opened]:
     """Open an image file, and turn every way in which its bytes can be bad into an `ImageError`."""

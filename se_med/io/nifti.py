@@ -6,9 +6,6 @@ damaged or ambiguous is refused with one line that names the file, the value fou
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from se_med.errors import ImageError, UsageError
-from se_med.io.atomic import write_bytes
+from se_med.io.atomic import PathLike, write_bytes
 from se_med.io.filebytes import read_header, read_voxels
 from se_med.io.header import Stored, affine_of, spacing_of
 
@@ -35,8 +32,6 @@ _GEOMETRY_FIELDS = (
     *("sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"),
 )
 
-PathLike = str | os.PathLike[str]
-
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -48,6 +43,7 @@ class Volume:
         header: nibabel header (sform and qform codes, units); None for a volume that was not read from a file.
         path: the file, or None.
         digest: sha256 (hex) of the file's bytes.
+        flat: a 2D image, read as one slice: its spacing is one pixel, since its true one is not known.
     """
 
     array: NDArray[Any]
@@ -55,6 +51,7 @@ class Volume:
     header: Any = field(default=None, repr=False)
     path: Path | None = None
     digest: str = ""
+    flat: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,30 +92,6 @@ def read_image(path: PathLike) -> Volume:
     if not finite:
         raise ImageError(f"{path}: {_count_not_finite(array)}; mask them out or export the image again")
     return Volume(array, stored.affine, stored.header, path, digest)
-
-
-def read_images(paths: Sequence[PathLike]) -> Volume:
-    """Read an image that is stored as one file per channel; channels are joined in the order of `paths`.
-
-    Returns:
-        A volume with the header and path of the first file; its digest covers all files.
-
-    Raises:
-        ImageError: a file cannot be read, or its grid differs from that of the first.
-        ValueError: no path is given.
-    """
-    if not paths:
-        raise ValueError("read_images needs at least one path")
-    volumes = [read_image(path) for path in paths]
-    first = volumes[0]
-    if len(volumes) == 1:
-        return first
-    for volume in volumes[1:]:
-        difference = same_geometry(first, volume)
-        if difference:
-            raise ImageError(f"{volume.path}: grid differs from {first.path}: {difference}; resample one onto the other")
-    digest = hashlib.sha256("".join(volume.digest for volume in volumes).encode()).hexdigest()
-    return Volume(np.concatenate([volume.array for volume in volumes]), first.affine, first.header, first.path, digest)
 
 
 def read_label(path: PathLike) -> Volume:
@@ -194,10 +167,7 @@ def write_label(path: PathLike, labels: NDArray[Any], like: Volume) -> None:
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
         raise UsageError(f"{path}: cannot write this kind of file; name it .nii.gz or .nii")
     labels = np.asarray(labels)
-    if labels.shape != like.shape:
-        raise ValueError(f"labels have shape {labels.shape}, the grid has {like.shape}")
-    if labels.dtype.kind not in "iub" or int(labels.min()) < 0:
-        raise ValueError(f"labels must be whole numbers from 0, got {labels.dtype} from {labels.min()}")
+    check_labels(labels, like)
     voxels = labels.astype(_label_type(int(labels.max())))
     header = _label_header(like, voxels)
     content = header.binaryblock.ljust(int(header["vox_offset"]), b"\0") + voxels.tobytes(order="F")
@@ -206,13 +176,12 @@ def write_label(path: PathLike, labels: NDArray[Any], like: Volume) -> None:
     write_bytes(path, content)
 
 
-def volume_stem(path: PathLike) -> str:
-    """File name without its volume suffix: `a.nii.gz` gives `a`. Another name is returned whole."""
-    name = Path(path).name
-    for suffix in VOLUME_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+def check_labels(labels: NDArray[Any], like: Volume) -> None:
+    """Raise a ValueError unless `labels` are whole numbers from 0 on the grid of `like`."""
+    if labels.shape != like.shape:
+        raise ValueError(f"labels have shape {labels.shape}, the grid has {like.shape}")
+    if labels.dtype.kind not in "iub" or int(labels.min()) < 0:
+        raise ValueError(f"labels must be whole numbers from 0, got {labels.dtype} from {labels.min()}")
 
 
 def _volume_path(path: PathLike) -> Path:

@@ -16,10 +16,8 @@ from se_med.io.nifti import (
     Volume,
     read_geometry,
     read_image,
-    read_images,
     read_label,
     same_geometry,
-    volume_stem,
     write_label,
 )
 
@@ -246,22 +244,6 @@ def test_nearly_whole_labels_are_rounded(write_nifti):
     np.testing.assert_array_equal(read_label(write_nifti("b.nii", array=(labels * 0.9999).astype(np.float32))).array, labels)
 
 
-def test_channels_of_several_files_are_joined(write_nifti):
-    arrays = [np.full((4, 5, 6), value, np.int16) for value in (3, 7)]
-    paths = [write_nifti(f"case_000{index}.nii.gz", array) for index, array in enumerate(arrays)]
-    volume = read_images(paths)
-    assert volume.array.shape == (2, 4, 5, 6)
-    assert volume.array[:, 0, 0, 0].tolist() == [3, 7]
-    assert volume.path == paths[0]
-    assert volume.digest != read_images(paths[::-1]).digest
-    assert read_images(paths[:1]).digest == read_image(paths[0]).digest
-    other = write_nifti("other.nii.gz", np.zeros((4, 5, 7), np.int16))
-    with pytest.raises(ImageError, match=r"other\.nii\.gz: grid differs from .*case_0000\.nii\.gz: shape 4x5x6 against 4x5x7"):
-        read_images([paths[0], other])
-    with pytest.raises(ValueError, match="at least one"):
-        read_images([])
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -297,15 +279,6 @@ def test_header_only_reading_ignores_the_voxels(tmp_path, build):
     assert read_geometry(tmp_path / "a.nii.gz").shape == (30, 30, 30)
     with pytest.raises(ImageError, match="truncated"):
         read_image(tmp_path / "a.nii.gz")
-
-
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [("a.nii.gz", "a"), ("x/b.c.nii", "b.c"), ("A.NII.GZ", "A"), ("a.gz", "a.gz"), ("a.nii.txt", "a.nii.txt")],
-)
-def test_stems(name, stem):
-    assert volume_stem(name) == stem
-    assert volume_stem(Path(name)) == stem
 
 
 @pytest.mark.skipif("SE_MED_DATA" not in os.environ, reason="needs real volumes: set SE_MED_DATA to the data folder")
