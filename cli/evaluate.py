@@ -12,6 +12,7 @@ def evaluate(
     reference: Path,
     *,
     tolerance: float = 1.0,
+    ignore_label: int | None = None,
     csv: Path | None = None,
     json: bool = False,
     images: Path | None = None,
@@ -23,6 +24,7 @@ def evaluate(
         prediction: folder of label maps, or one.
         reference: folder of label maps of the same names, or one.
         tolerance: tolerance of the NSD in mm.
+        ignore_label: value in the references of voxels without a truth, which are not scored.
         csv: file for the scores of every case.
         json: print one JSON document instead of tables.
         images: folder of the images, for the picture.
@@ -35,7 +37,7 @@ def evaluate(
 
     if (picture is None) != (images is None):
         raise UsageError("--picture and --images go together: the picture shows the contours on the image")
-    result = evaluate_folder(prediction, reference, tolerance=tolerance, progress=progress_bar)
+    result = evaluate_folder(prediction, reference, tolerance=tolerance, progress=progress_bar, ignore_label=ignore_label)
     if csv is not None:
         write_csv(csv, result.summary.scores)
     if json:

@@ -18,21 +18,25 @@ def predict(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     overwrite: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
+    test_time_flips: bool | None = None,
 ) -> int:
-    """Segment volumes; each result is on the grid of its volume, with a JSON file of the structures' volumes beside it.
+    """Segment volumes and 2D images; each result is on its image's grid, with a JSON file of the structures' sizes beside it.
 
     Args:
         run: run folder of a finished training.
-        inputs: files or folders of .nii and .nii.gz volumes; name_0000, name_0001, ... are the channels of one case.
+        inputs: files or folders of .nii, .nii.gz, .png, .jpg and .tif; name_0000, name_0001, ... are the channels of one case.
         output: folder of the results.
         overwrite: segment again what has a result already.
         device: where the network runs.
+        test_time_flips: average over flips along the axes that were flipped in training. Default: as the run is configured.
     """
     from se_med.cli.progress import progress_bar
     from se_med.inference.cases import find_cases, predict_cases
     from se_med.inference.predictor import Predictor
 
-    predictor = Predictor.load(run, device)
+    predictor = Predictor.load(run, device, test_time_flips)
+    if test_time_flips and not predictor.flips:
+        log.warning("%s: no axis was flipped in training, so there are no test-time flips", run)
     cases = find_cases(inputs, output, len(predictor.plan.channels))
     counts: Counter[str] = Counter()
     failures = []

@@ -39,6 +39,15 @@ class Config(Part):
         return {} if value is None else value
 
     @model_validator(mode="after")
+    def _early_stopping_has_its_own_cases(self) -> Self:
+        if self.training.early_stopping is not None and self.data.selection is None and self.data.split is None:
+            raise ValueError(
+                "training.early_stopping: would choose by the cases that are reported; set data.selection to the share of the "
+                "training cases to choose by, e.g. 0.2"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _enough_cases_to_shuffle(self) -> Self:
         size, processes = self.training.batch_size, self.training.processes
         shuffled = [site for site, gate in self.attention if gate is not None and gate.block == "shuffled"]

@@ -19,6 +19,8 @@ from se_med.errors import ConfigError, UsageError
 
 MAX_EXTENDS = 20
 """Longest chain of files that extend one another."""
+PRESETS = Path(__file__).parent.parent / "configs" / "presets"
+"""The presets that come with se-med: ``extends: presets/fast.yaml`` finds them from any folder that has no such file."""
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 
@@ -130,6 +132,8 @@ class _Reading:
             return None
         try:
             path = mark.source.folder / Path(name).expanduser()
+            if Path(name).parts[:1] == (PRESETS.name,) and not path.exists():
+                path = PRESETS.parent / name
             identity = path.resolve()
             content = _content(path)
         except (OSError, RuntimeError) as error:

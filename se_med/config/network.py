@@ -15,7 +15,9 @@ PerAxis = tuple[PositiveInt, ...]
 class NetworkConfig(Part):
     """The U-Net. Stage 0 has the highest resolution; the last stage is the bottleneck."""
 
-    spatial_dims: Literal[2, 3] = Field(3, description="3 for volumes, 2 for slices of volumes.")
+    spatial_dims: Literal[2, 3] | None = Field(
+        None, description="3 for volumes, 2 for slices of volumes and for 2D images. Default: planned (2 for 2D images, else 3)."
+    )
     unit: Literal["plain", "residual", "residual_preact", "bottleneck", "resnext", "inception"] = Field(
         "plain",
         description="What stages are stacked from: `plain`, convolution-norm-activation; `residual`, two of these with a "
@@ -53,18 +55,24 @@ class NetworkConfig(Part):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping a whole channel after each unit while training.")
 
+    @property
+    def rank(self) -> Literal[2, 3]:
+        """Number of spatial axes of the network; 3 where that is still to be planned."""
+        return 3 if self.spatial_dims is None else self.spatial_dims
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        dims = self.spatial_dims
+        dims = self.rank
         stages = len(self.features) if self.features is not None else None
+        planned = self.spatial_dims is None  # then the plan checks, when it knows
         for key in ("strides", "kernels"):
             for entry in getattr(self, key) or ():
-                if len(entry) != dims:
+                if len(entry) != dims and not (planned and len(entry) == 2):
                     raise ValueError(f"{key}: {list(entry)} has {len(entry)} values, a {dims}D network needs {dims}")
         if self.kernels is not None and any(size % 2 == 0 for kernel in self.kernels for size in kernel):
             raise ValueError("kernels: sizes must be odd")
         if self.stem is not None:
-            if len(self.stem) != dims:
+            if len(self.stem) != dims and not (planned and len(self.stem) == 2):
                 raise ValueError(f"stem: {list(self.stem)} has {len(self.stem)} values, a {dims}D network needs {dims}")
             if any(size & (size - 1) for size in self.stem):
                 raise ValueError(f"stem: {list(self.stem)} has a value that is not a power of two")

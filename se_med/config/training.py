@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from se_med.config.base import Part
 
 DEFAULT_MINUTES = 15.0
+
+
+class EarlyStopping(Part):
+    """Ends a run when the mean Dice of the selection cases (see data.selection) has stopped rising."""
+
+    patience: PositiveInt = Field(description="Validations in a row without progress after which training stops.")
+    min_delta: NonNegativeFloat = Field(0.0, description="Rise of the mean Dice above the best so far that counts as progress.")
 
 
 class TrainingConfig(Part):
@@ -42,6 +49,21 @@ class TrainingConfig(Part):
     freeze: tuple[str, ...] = Field((), description="Wildcard patterns of parameters that are not trained, e.g. [encoder.*].")
 
     loss: Literal["dice_ce", "dice_focal", "generalised_dice", "tversky"] = Field("dice_ce", description="Training loss (MONAI).")
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="Stop when the mean Dice of the selection cases has stopped rising. Needs cases that are neither trained on "
+        "nor reported: data.selection, or a `selection` list in the split file. The weights are those of the last step made. A "
+        "one_cycle, cosine or polynomial schedule is cut off where its rate may still be high, which costs Dice: use "
+        "`schedule: constant` with `ema` where runs are meant to stop early. null trains to the last step.",
+    )
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = Field(
+        None,
+        description="Weight of each structure, by name, and of `background`; those not named weigh 1. `balanced` takes the "
+        "inverse of each class's share of all voxels, scaled to a mean of 1. In `dice_ce` the cross-entropy is a weighted mean "
+        "over the voxels, and the Dice loss of each structure (background has none) is multiplied by its weight. In `dice_focal` "
+        "both terms of each structure are multiplied by its weight, in `generalised_dice` the focal term alone; background has "
+        "no weight there. The Dice loss of a data set's only structure is never weighted. `tversky` takes none.",
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum.")
     learning_rate: PositiveFloat = Field(4e-3, description="Highest learning rate of the schedule.")
     weight_decay: NonNegativeFloat = Field(1e-2, description="Weight decay; never applied to norms and biases.")
@@ -70,3 +92,31 @@ class TrainingConfig(Part):
     )
     workers: NonNegativeInt = Field(0, description="Processes that prepare batches; 0 prepares them in the training process.")
     checkpoint_minutes: PositiveFloat = Field(2.0, description="Minutes between two checkpoints to resume from.")
+
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (),
+        description="Trackers that get what metrics.csv gets, beside it (`pip install 'se-med[tracking]'`). They write into the "
+        "run folder; the environment variables WANDB_MODE and MLFLOW_TRACKING_URI send W&B and MLflow elsewhere.",
+    )
+
+    @model_validator(mode="after")
+    def _early_stopping_can_happen(self) -> Self:
+        if self.early_stopping is not None and self.early_stopping.patience > self.validations - 2:
+            raise ValueError(
+                f"early_stopping.patience: {self.early_stopping.patience} validations without progress cannot happen in "
+                f"{self.validations} validations, of which the last comes after the last step; set validations: "
+                f"{self.early_stopping.patience + 2} or more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_a_place(self) -> Self:
+        if self.class_weights is None:
+            return self
+        if not self.class_weights:
+            raise ValueError("class_weights: names no class; give {name: weight}, balanced, or null for none")
+        if self.loss == "tversky":
+            raise ValueError("class_weights: loss tversky takes none; choose loss dice_ce, dice_focal or generalised_dice")
+        if self.loss != "dice_ce" and self.class_weights != "balanced" and "background" in self.class_weights:
+            raise ValueError(f"class_weights: loss {self.loss} leaves the background out; remove it, or choose loss dice_ce")
+        return self

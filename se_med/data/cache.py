@@ -22,11 +22,13 @@ from pydantic import Field, ValidationError
 
 from se_med.config.base import Part
 from se_med.data.case import Case
+from se_med.data.padding import channel_minimum
 from se_med.data.plan import Plan
-from se_med.data.preparation import Preparation, Prepared, channel_minimum
+from se_med.data.preparation import IGNORED, Preparation, Prepared
 from se_med.errors import DataError, ImageError, RunError
 from se_med.io.atomic import replacing, sweep_temporaries, write_text
-from se_med.io.nifti import Geometry, read_images, read_label
+from se_med.io.images import read_images, read_label
+from se_med.io.nifti import Geometry
 
 VERSION = 1
 """Part of every key; raise it when the same files and plan give other arrays."""
@@ -173,6 +175,8 @@ def _prepare(case: Case, preparation: Preparation, folder: Path) -> PreparedCase
 def _key(sources: Sequence[str], plan: Plan) -> str:
     shaping = plan.model_dump(mode="json", include={"spacing", "normalisation"})
     content = {"version": VERSION, "sources": list(sources), "values": list(plan.label_values), **shaping}
+    if plan.ignore_label is not None:
+        content["ignore_label"] = plan.ignore_label
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -206,7 +210,8 @@ def _write_entry(entry: Path, case: Case, preparation: Preparation, sources: tup
         raise ValueError("a case without label has no cache entry")
     prepared = preparation.forward(image)
     label = preparation.forward_label(read_label(case.label), like=prepared)
-    coordinates = _draw_foreground(label, sources)
+    known = label if preparation.plan.ignore_label is None else np.where(label == IGNORED, np.uint8(0), label)
+    coordinates = _draw_foreground(known, sources)
     arrays: dict[str, npt.NDArray[Any]] = {
         "image.npy": prepared.array,
         "label.npy": label,

@@ -41,6 +41,7 @@ class Dataset:
         modality: what the declared channels are: "ct" or "mr" where all are, else "other".
         layout: name of the layout that was read.
         root: folder of the data set.
+        ignore_label: label value of voxels without a reference; None where there is none.
     """
 
     cases: tuple[Case, ...]
@@ -49,6 +50,7 @@ class Dataset:
     modality: Modality
     layout: str
     root: Path
+    ignore_label: int | None = None
 
     def case(self, name: str) -> Case:
         """Return the case of that name.

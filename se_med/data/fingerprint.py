@@ -18,7 +18,8 @@ from scipy import ndimage
 
 from se_med.data.case import Case, Dataset, refuse
 from se_med.errors import DataError, ImageError
-from se_med.io.nifti import Volume, read_image, read_images, read_label, same_geometry
+from se_med.io.images import read_images, read_label
+from se_med.io.nifti import Volume, same_geometry
 
 MAX_STRUCTURES = 255
 """Prepared labels are stored as one byte per voxel."""
@@ -37,9 +38,10 @@ class CaseFacts:
         name: the case.
         shape: voxels along the RAS axes.
         spacing: mm along the RAS axes.
-        voxels: number of voxels of each label value that occurs, background (0) included.
+        voxels: number of voxels of each label value that occurs, background (0) included, the ignore label not.
         centroids: centre of each structure along the RAS axes, in mm from the first voxel.
         intensities: (C, n) intensities of foreground voxels drawn at random; n is 0 where there is no foreground.
+        flat: the case is a 2D image: one slice, spacing one pixel.
     """
 
     name: str
@@ -48,6 +50,7 @@ class CaseFacts:
     voxels: dict[int, int]
     centroids: dict[int, tuple[float, float, float]]
     intensities: np.ndarray
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,11 @@ class Fingerprint:
     foreground: tuple[Intensities, ...]
 
     @property
+    def flat(self) -> bool:
+        """Whether the cases are 2D images; never only some of them."""
+        return self.cases[0].flat
+
+    @property
     def spacings(self) -> np.ndarray:
         """Spacing of every case, (cases, 3) in mm along the RAS axes."""
         return np.array([case.spacing for case in self.cases], dtype=np.float64)
@@ -101,7 +109,8 @@ def take_fingerprint(dataset: Dataset, progress: Progress | None = None, workers
         DataError: at least one case cannot be used: unreadable or damaged file, NaN, image and label on different grids, label
             values that are not declared, another number of channels than most cases. All are listed, one line each.
     """
-    read = partial(read_facts, declared=None if dataset.labels is None else frozenset(dataset.labels.values()))
+    declared = None if dataset.labels is None else frozenset(dataset.labels.values())
+    read = partial(read_facts, declared=declared, ignore_label=dataset.ignore_label)
     facts: dict[str, CaseFacts] = {}
     problems: dict[str, list[str]] = {}
     # Threads, not processes: decompression and array work release the interpreter lock, and nothing has to be copied back.
@@ -123,18 +132,20 @@ def take_fingerprint(dataset: Dataset, progress: Progress | None = None, workers
     for name, case in facts.items():
         if len(case.intensities) != channels[0][0]:
             problems[name] = [f"case {name!r}: {len(case.intensities)} channels, most cases have {channels[0][0]}"]
+    problems |= _mixed_kinds(facts)
     refuse(dataset.root, [line for name in sorted(problems) for line in problems[name]])
     cases = tuple(facts[case.name] for case in dataset.cases)
     _check_channels(dataset, channels[0][0])
     return Fingerprint(cases, _structures(dataset, cases), channels[0][0], _foreground(cases))
 
 
-def read_facts(case: Case, declared: frozenset[int] | None = None) -> CaseFacts:
+def read_facts(case: Case, declared: frozenset[int] | None = None, ignore_label: int | None = None) -> CaseFacts:
     """Read one case and check it.
 
     Args:
         case: a case with a label.
         declared: label values that may occur beside 0; None: all.
+        ignore_label: value of voxels without a reference; they are in no count and no statistic.
 
     Raises:
         ImageError: one line per problem, each naming the file.
@@ -145,7 +156,7 @@ def read_facts(case: Case, declared: frozenset[int] | None = None) -> CaseFacts:
     problems = []
     for kind in ("image", "label"):
         try:
-            volumes[kind] = read_label(case.label) if kind == "label" else read_case_image(case)
+            volumes[kind] = read_label(case.label) if kind == "label" else read_images(case.images)
         except ImageError as error:
             problems.append(error.message)
     if not problems:
@@ -153,7 +164,10 @@ def read_facts(case: Case, declared: frozenset[int] | None = None) -> CaseFacts:
         if mismatch is not None:
             problems.append(f"{case.label}: not on the grid of {case.images[0].name}: {mismatch}")
     if "label" in volumes:
-        values, indices = _compact(volumes["label"].array)
+        labels = volumes["label"].array
+        ignored = 0 if ignore_label is None else int(np.count_nonzero(labels == ignore_label))
+        values, indices = _compact(np.where(labels == ignore_label, 0, labels) if ignored else labels)
+        values[0] -= ignored
         problems += _value_problems(case, values, declared)
     if problems:
         raise ImageError("\n".join(problems))
@@ -168,12 +182,17 @@ def read_facts(case: Case, declared: frozenset[int] | None = None) -> CaseFacts:
         )
         for value, centre in _centroids(indices, tuple(values)).items()
     }
-    return CaseFacts(case.name, shape, spacing, values, centroids, _draw(image.array, indices))  # type: ignore[arg-type]  # three axes
+    return CaseFacts(case.name, shape, spacing, values, centroids, _draw(image.array, indices), image.flat)  # type: ignore[arg-type]  # three axes
 
 
-def read_case_image(case: Case) -> Volume:
-    """Read the image of a case, from one file or one file per channel."""
-    return read_image(case.images[0]) if len(case.images) == 1 else read_images(case.images)
+def _mixed_kinds(facts: dict[str, CaseFacts]) -> dict[str, list[str]]:
+    """Name the rarer kind where some cases are 2D images and others volumes: a pixel and a millimetre are no common unit."""
+    flat = {name for name, case in facts.items() if case.flat}
+    volumes = set(facts) - flat
+    if not flat or not volumes:
+        return {}
+    rare, kind, others = (flat, "a 2D image", "volumes") if len(flat) <= len(volumes) else (volumes, "a volume", "2D images")
+    return {name: [f"case {name!r}: {kind}, most cases are {others}; a data set holds one kind"] for name in rare}
 
 
 def _ras_axes(affine: np.ndarray) -> list[tuple[int, int]]:
@@ -217,7 +236,8 @@ def _value_problems(case: Case, values: dict[int, int], declared: frozenset[int]
         return []
     listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:10])
     more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-    return [f"{case.label}: undeclared label values {listed}{more}; declared are {sorted(declared or ())}"]
+    mask = "; a mask of 0 and 255: give 255 as the value of its structure in data.labels" if set(unknown) == {255} else ""
+    return [f"{case.label}: undeclared label values {listed}{more}; declared are {sorted(declared or ())}{mask}"]
 
 
 def _centroids(indices: np.ndarray, values: tuple[int, ...]) -> dict[int, list[float]]:

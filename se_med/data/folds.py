@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ VALIDATION_KEYS = ("validation", "val")
 
 @dataclass(frozen=True)
 class Fold:
-    """The names of the cases that are trained on and of those that are held out."""
+    """The names of the cases that are trained on, of those that are held out, and of those that decide when to stop."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    selection: tuple[str, ...] = ()
+    """Neither trained on nor reported: what is scored during training. Where there are none, the held-out ones are."""
 
 
 def make_folds(cases: Sequence[Case], folds: int, seed: int) -> tuple[Fold, ...]:
@@ -42,11 +45,7 @@ def make_folds(cases: Sequence[Case], folds: int, seed: int) -> tuple[Fold, ...]
     Raises:
         UsageError: fewer groups (or cases) than folds.
     """
-    groups: dict[tuple[bool, str], list[str]] = {}
-    for case in sorted(cases, key=lambda case: case.name):
-        # A case without a group is a group of its own, whatever the other groups are called.
-        key = (False, case.name) if case.group is None else (True, case.group)
-        groups.setdefault(key, []).append(case.name)
+    groups = _groups(cases)
     if len(groups) < folds:
         kind = "groups" if any(case.group is not None for case in cases) else "cases"
         raise UsageError(f"data.folds: {folds} folds need at least {folds} {kind}, there are {len(groups)}")
@@ -60,11 +59,39 @@ def make_folds(cases: Sequence[Case], folds: int, seed: int) -> tuple[Fold, ...]
     return tuple(Fold(tuple(sorted(names.difference(part))), tuple(sorted(part))) for part in held_out)
 
 
+def set_aside(fold: Fold, cases: Sequence[Case], share: float, key: tuple[int, ...]) -> Fold:
+    """Take selection cases out of the training cases of a fold: whole groups, drawn until the share is reached.
+
+    Args:
+        fold: the fold, without selection cases.
+        cases: all cases.
+        share: share of the training cases, above 0 and below 1; one case is taken at least.
+        key: seed of the draw.
+
+    Raises:
+        UsageError: nothing would be left to train on.
+    """
+    groups = _groups([case for case in cases if case.name in set(fold.train)])
+    keys = sorted(groups)
+    wanted, chosen = max(1, round(share * len(fold.train))), set[str]()
+    for index in np.random.default_rng(key).permutation(len(keys)):
+        if len(chosen) < wanted:
+            chosen.update(groups[keys[index]])
+    left = tuple(name for name in fold.train if name not in chosen)
+    if not left:
+        raise UsageError(
+            f"data.selection: {share:g} of {len(fold.train)} training cases in {len(keys)} groups leaves none to train on"
+        )
+    return Fold(left, fold.validation, tuple(name for name in fold.train if name in chosen))
+
+
 def write_split(path: Path, folds: Sequence[Fold]) -> None:
-    """Write folds as a JSON list of `{train: [...], validation: [...]}`, one fold's part per line."""
-    entries = [
-        f'  {{"train": {json.dumps(list(fold.train))},\n   "validation": {json.dumps(list(fold.validation))}}}' for fold in folds
-    ]
+    """Write folds as a JSON list of `{train: [...], validation: [...]}`, with `selection` where there is one; a line per part."""
+    entries = []
+    for fold in folds:
+        parts = {"train": fold.train, "validation": fold.validation} | ({"selection": fold.selection} if fold.selection else {})
+        lines = ",\n   ".join(f'"{part}": {json.dumps(list(names))}' for part, names in parts.items())
+        entries.append(f"  {{{lines}}}")
     write_text(path, "[\n" + ",\n".join(entries) + "\n]\n")
 
 
@@ -88,7 +115,9 @@ def read_split(path: Path) -> tuple[Fold, ...]:
     for number, entry in enumerate(content):
         fold = _read_fold(entry)
         if fold is None:
-            problems.append(f"fold {number}: must be {{train: [names], validation: [names]}} with a name in each")
+            problems.append(
+                f"fold {number}: must be {{train: [names], validation: [names]}} with a name in each, perhaps selection: [names]"
+            )
             continue
         problems += [f"fold {number}: {problem}" for problem in _repetitions(fold)]
         folds.append(fold)
@@ -99,49 +128,76 @@ def read_split(path: Path) -> tuple[Fold, ...]:
 def select_fold(dataset: Dataset, data: DataConfig) -> Fold:
     """Return the fold that the configuration asks for, from its split file or made from its seed.
 
-    A split file may leave cases out (they are not used), but every name in it must exist, and no group may be on both sides.
+    A split file may leave cases out (they are not used), but every name in it must exist, and no group may be in two parts.
 
     Raises:
-        UsageError: there is no such fold, or too few cases for the folds asked for.
-        DataError: a name in the split file is unknown, or a group is in training and validation.
+        UsageError: there is no such fold, too few cases for the folds or the selection asked for, or a selection is asked for
+            where the split file has one.
+        DataError: a name in the split file is unknown, or a group is in two parts.
     """
-    if data.split is None:
-        return make_folds(dataset.cases, data.folds, data.fold_seed)[data.fold]
-    folds = read_split(data.split)
+    fold = (
+        make_folds(dataset.cases, data.folds, data.fold_seed)[data.fold]
+        if data.split is None
+        else _given(dataset, data, data.split)
+    )
+    if data.selection is None:
+        return fold
+    if fold.selection:
+        raise UsageError(f"data.selection: fold {data.fold} of {data.split} has a selection of its own; remove one of them")
+    return set_aside(fold, dataset.cases, data.selection, (data.fold_seed, data.fold))
+
+
+def _given(dataset: Dataset, data: DataConfig, path: Path) -> Fold:
+    """Return a fold of a split file."""
+    folds = read_split(path)
     if data.fold >= len(folds):
-        raise UsageError(f"data.fold: {data.split} has {len(folds)} folds, there is no fold {data.fold} (the first is 0)")
+        raise UsageError(f"data.fold: {path} has {len(folds)} folds, there is no fold {data.fold} (the first is 0)")
     fold = folds[data.fold]
     groups = {case.name: case.group for case in dataset.cases}
     problems = [
         f"fold {data.fold}: no case is named {name!r} in {dataset.root}"
-        for name in (*fold.train, *fold.validation)
+        for name in (*fold.train, *fold.validation, *fold.selection)
         if name not in groups
     ]
-    trained = {groups.get(name): name for name in fold.train}
-    for name in fold.validation:
-        group = groups.get(name)
-        if group is not None and group in trained:
-            problems.append(
-                f"fold {data.fold}: {name!r} is held out, {trained[group]!r} of the same group {group!r} is trained on"
-            )
-    refuse(data.split, problems)
+    parts = (("is trained on", fold.train), ("is for selection", fold.selection), ("is held out", fold.validation))
+    seen: dict[str | None, tuple[str, str]] = {}
+    for what, names in parts:
+        for name in names:
+            group = groups.get(name)
+            other, part = seen.get(group, (name, what)) if group is not None else (name, what)
+            if part != what:
+                problems.append(f"fold {data.fold}: {name!r} {what}, {other!r} of the same group {group!r} {part}")
+        seen |= {groups.get(name): (name, what) for name in names}
+    refuse(path, problems)
     return fold
+
+
+def _groups(cases: Sequence[Case]) -> dict[tuple[bool, str], list[str]]:
+    """Return the names of the cases of each group, sorted."""
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for case in sorted(cases, key=lambda case: case.name):
+        # A case without a group is a group of its own, whatever the other groups are called.
+        key = (False, case.name) if case.group is None else (True, case.group)
+        groups.setdefault(key, []).append(case.name)
+    return groups
 
 
 def _read_fold(entry: Any) -> Fold | None:
     if not isinstance(entry, dict):
         return None
     held_out = next((entry[key] for key in VALIDATION_KEYS if key in entry), None)
-    for names in (entry.get("train"), held_out):
+    selection = {key: entry[key] for key in ("selection",) if key in entry}
+    for names in (entry.get("train"), held_out, *selection.values()):
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             return None
-    return Fold(tuple(entry["train"]), tuple(held_out or ()))
+    return Fold(tuple(entry["train"]), tuple(held_out or ()), tuple(selection.get("selection", ())))
 
 
 def _repetitions(fold: Fold) -> list[str]:
     problems = []
-    for part, names in (("train", fold.train), ("validation", fold.validation)):
+    parts = (("train", fold.train), ("validation", fold.validation), ("selection", fold.selection))
+    for part, names in parts:
         problems += [f"case {name!r} occurs {count} times in {part}" for name, count in Counter(names).items() if count > 1]
-    trained = set(fold.train)
-    problems += [f"case {name!r} is in train and in validation" for name in fold.validation if name in trained]
+    for (first, names), (second, others) in combinations(parts, 2):
+        problems += [f"case {name!r} is in {first} and in {second}" for name in others if name in set(names)]
     return problems

@@ -95,10 +95,11 @@ def outline(config: Config, folder: Path, sizes: Sizes, progress: Progress = sil
 def _plan_sizes(config: Config, patch: tuple[int, ...], channels: int, classes: int) -> tuple[Config, Plan]:
     """Plan a network by the rules of training for one case that is as large as the patch."""
     if config.network.stem is None:
-        config = _with(config, "network", stem=(1,) * config.network.spatial_dims)
+        config = _with(config, "network", stem=(1,) * config.network.rank)
     if config.augmentation.flip.axes is None:
         flip = config.augmentation.flip.model_copy(update={"axes": ()})
         config = config.model_copy(update={"augmentation": config.augmentation.model_copy(update={"flip": flip})})
+    config = _with(config, "training", class_weights=None)  # they name structures, and change no network
     labels = {f"label_{value}": value for value in range(1, classes)}
     shape = (max(patch),) * 3
     case = CaseFacts("", shape, config.data.spacing or (1.0, 1.0, 1.0), {}, {}, np.zeros((channels, 0), np.float32))

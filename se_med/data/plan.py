@@ -39,6 +39,11 @@ class Plan(Part):
     kernels: tuple[tuple[int, ...], ...] = Field(description="Kernel size of each stage, per axis.")
     stem: tuple[int, ...] = Field(description="Space-to-depth factor per axis; all 1 is no stem.")
     flip_axes: tuple[int, ...] = Field(description="Axes (RAS) that may be flipped.")
+    class_weights: tuple[float, ...] | None = Field(
+        None, description="Weight of each class in the loss, background first; null weighs all alike."
+    )
+    flat: bool = Field(False, description="Planned from 2D images, whose spacing is one pixel.")
+    ignore_label: int | None = Field(None, description="Label value of voxels without a reference; null where there are none.")
     median_shape: tuple[int, int, int] = Field(description="Median shape at the planned spacing, in voxels.")
     cases: int = Field(description="Number of cases the plan was made from.")
     reasons: dict[str, str] = Field(default_factory=dict, description="Why each setting is what it is, one line each.")

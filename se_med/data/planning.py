@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from se_med.config.base import Part
 from se_med.config.experiment import Config
 from se_med.config.network import NetworkConfig
+from se_med.data.axes import GIVEN, choose_rank, choose_slice_axis
 from se_med.data.case import Dataset
+from se_med.data.class_weights import choose_class_weights
 from se_med.data.fingerprint import Fingerprint
 from se_med.data.layouts.description import channel_modality
 from se_med.data.plan import Normalisation, Plan
@@ -27,7 +29,6 @@ from se_med.errors import UsageError
 
 SomePart = TypeVar("SomePart", bound=Part)
 
-GIVEN = "set in the configuration"
 ANISOTROPY = 3.0
 """An axis this many times coarser, and with this many times fewer voxels, than the others is anisotropic."""
 FIRST_FEATURES = 32
@@ -77,11 +78,12 @@ def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint) -> Pla
     Raises:
         UsageError: settings of the user contradict each other or the data, such as a patch that the strides do not divide.
     """
-    dims = config.network.spatial_dims
     reasons: dict[str, str] = {}
+    dims = choose_rank(config, fingerprint, reasons)
+    config = config.model_copy(update={"network": _fill("network", config.network, {"spatial_dims": dims})})
     spacing = _spacing(config, fingerprint, reasons)
     median_shape = _median_shape(fingerprint, spacing)
-    slice_axis = _slice_axis(config, spacing, reasons)
+    slice_axis = choose_slice_axis(config, fingerprint, spacing, reasons)
     axes = tuple(axis for axis in range(3) if axis != slice_axis)
     size, in_plane = [median_shape[axis] for axis in axes], [spacing[axis] for axis in axes]
     budget = BUDGETS[_device(config), dims]
@@ -106,6 +108,9 @@ def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint) -> Pla
         kernels=topology.kernels,
         stem=topology.stem,
         flip_axes=_flip_axes(config, fingerprint, axes, reasons),
+        flat=fingerprint.flat,
+        class_weights=choose_class_weights(config.training.class_weights, fingerprint, reasons),
+        ignore_label=config.data.ignore_label,
         median_shape=median_shape,
         cases=len(fingerprint.cases),
         reasons=reasons,
@@ -118,7 +123,7 @@ def resolve(config: Config, plan: Plan) -> Config:
     Raises:
         UsageError: what was planned does not fit a setting of the user, such as more weights of deep supervision than stages.
     """
-    network = {key: getattr(plan, key) for key in ("features", "strides", "kernels", "stem")}
+    network = {key: getattr(plan, key) for key in ("spatial_dims", "features", "strides", "kernels", "stem")}
     data = {"labels": plan.labels, "spacing": plan.spacing, "slice_axis": plan.slice_axis}
     return config.model_copy(
         update={
@@ -173,18 +178,6 @@ def _median_shape(fingerprint: Fingerprint, spacing: tuple[float, float, float])
     return x, y, z
 
 
-def _slice_axis(config: Config, spacing: tuple[float, float, float], reasons: dict[str, str]) -> int | None:
-    if config.network.spatial_dims == 3:
-        if config.data.slice_axis is not None:
-            raise UsageError("data.slice_axis: a 3D network takes no slices; remove it, or set network.spatial_dims: 2")
-        return None
-    if config.data.slice_axis is not None:
-        reasons["slice_axis"] = GIVEN
-        return config.data.slice_axis
-    reasons["slice_axis"] = "largest spacing, the last such axis"
-    return max(range(3), key=lambda axis: (spacing[axis] > max(spacing) * 0.99, axis))
-
-
 def _network(
     config: Config,
     fingerprint: Fingerprint,
@@ -193,7 +186,7 @@ def _network(
     budget: Budget,
     reasons: dict[str, str],
 ) -> tuple[Topology, Axes]:
-    network, dims = config.network, config.network.spatial_dims
+    network, dims = config.network, config.network.rank
     patch = config.training.patch
     if patch is not None and len(patch) != dims:
         raise UsageError(f"training.patch: {list(patch)} has {len(patch)} values, a {dims}D network needs {dims}")
@@ -268,13 +261,13 @@ def _stem(
 
 
 def _smallest_structure(fingerprint: Fingerprint) -> float:
-    """Return the edge in mm of a cube with the median volume of the smallest structure."""
+    """Return the edge in mm of a cube with the median volume of the smallest structure; of a square where cases are 2D images."""
     volumes = []
     for value in fingerprint.labels.values():
         found = [case.voxels[value] * math.prod(case.spacing) for case in fingerprint.cases if value in case.voxels]
         if found:
             volumes.append(float(np.median(found)))
-    return float(np.cbrt(min(volumes)))
+    return float(np.sqrt(min(volumes)) if fingerprint.flat else np.cbrt(min(volumes)))
 
 
 def _batch_size(config: Config, patch: Axes, topology: Topology, budget: Budget, reasons: dict[str, str]) -> int:

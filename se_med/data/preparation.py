@@ -1,4 +1,4 @@
-"""From a volume to the grid that networks see, and back: orientation, spacing, intensities, padding.
+"""From a volume to the grid that networks see, and back: orientation, spacing, intensities.
 
 Training and inference use this one object. Forwards it orients to RAS, resamples to the plan's spacing and normalises;
 backwards it takes logits to labels on the native grid.
@@ -28,6 +28,8 @@ from se_med.io.nifti import Geometry, Volume, same_geometry
 RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 SAME_SPACING = 1e-3
 """Spacings that differ by less than this share are equal: nothing is resampled along that axis."""
+IGNORED = 255
+"""Class index of voxels without a reference in prepared labels; only plans with an `ignore_label` have it."""
 SLAB_VOXELS = 2**21
 """Voxels resampled at once; bounds the memory of the sampling grid, which takes several floats per voxel."""
 
@@ -84,12 +86,15 @@ class Preparation:
         plan: gives spacing, normalisation, channels and labels.
 
     Raises:
-        UsageError: the plan has more than 255 structures.
+        UsageError: the plan has more than 255 structures, or 254 and an ignore label.
     """
 
     def __init__(self, plan: Plan) -> None:
-        if plan.num_classes > 256:
-            raise UsageError(f"labels: {len(plan.labels)} structures; at most 255 can be segmented, declare fewer in data.labels")
+        most = 255 if plan.ignore_label is None else IGNORED - 1
+        if len(plan.labels) > most:
+            raise UsageError(
+                f"labels: {len(plan.labels)} structures; at most {most} can be segmented, declare fewer in data.labels"
+            )
         self.plan = plan
 
     def forward(self, image: Volume) -> Prepared:
@@ -99,8 +104,10 @@ class Preparation:
             image: array (C, X, Y, Z) in the file's voxel order.
 
         Raises:
-            ImageError: the number of channels is not the plan's, or the affine has no orientation.
+            ImageError: the number of channels is not the plan's, the affine has no orientation, or it is a 2D image and the plan
+                was not made from such.
         """
+        self._refuse_flat(image)
         channels = len(self.plan.normalisation)
         if image.array.ndim != 4 or image.array.shape[0] != channels:
             raise ImageError(
@@ -124,7 +131,8 @@ class Preparation:
             like: the prepared image.
 
         Returns:
-            (X, Y, Z) class indices: 0 background, k + 1 the plan's structure k.
+            (X, Y, Z) class indices: 0 background, k + 1 the plan's structure k, IGNORED where the label is the plan's
+            `ignore_label`.
 
         Raises:
             ImageError: shape or affine are not the image's, or there are values that the plan does not declare.
@@ -167,6 +175,17 @@ class Preparation:
         values = values.astype(np.min_scalar_type(int(values.max())))
         return np.ascontiguousarray(values[native.as_tensor()[0].numpy()])
 
+    def _refuse_flat(self, image: Volume) -> None:
+        if not image.flat or self.plan.flat:
+            return
+        if self.plan.slice_axis is None:
+            raise ImageError(f"{image.path}: a 2D image; the network takes volumes, give it NIfTI files")
+        spacing = "x".join(f"{value:g}" for value in self.plan.spacing)
+        raise ImageError(
+            f"{image.path}: a 2D image has no spacing, and the plan is for slices of volumes of {spacing} mm; store it as a "
+            "NIfTI volume of one slice with its spacing"
+        )
+
     def _grids(self, native: Geometry, volume: Volume | None) -> _Grids:
         codes = aff2axcodes(native.affine, labels=RAS)
         if None in codes:
@@ -188,9 +207,11 @@ class Preparation:
         return _Grids("".join(codes), inv_ornt_aff(orientation, native.shape), oriented, source, target, shape, offset)
 
     def _class_indices(self, label: Volume) -> npt.NDArray[np.uint8]:
-        declared = np.array(self.plan.label_values)
+        declared, indices = np.array(self.plan.label_values), np.arange(self.plan.num_classes)
+        if self.plan.ignore_label is not None:
+            declared, indices = np.append(declared, self.plan.ignore_label), np.append(indices, IGNORED)
         order = np.argsort(declared)
-        ascending = declared[order]
+        ascending, indices = declared[order], indices[order]
         classes = np.empty(label.array.shape, dtype=np.uint8)
         unknown: Counter[int] = Counter()
         for plane, target in zip(label.array, classes, strict=True):
@@ -199,7 +220,7 @@ class Preparation:
             if wrong.any():
                 found, counts = np.unique(plane[wrong], return_counts=True)
                 unknown.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-            target[...] = order[position]
+            target[...] = indices[position]
         if unknown:
             listed = ", ".join(f"{value} ({unknown[value]} voxels)" for value in sorted(unknown)[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
@@ -208,42 +229,6 @@ class Preparation:
                 "declare them in data.labels or correct the file"
             )
         return classes
-
-
-def pad_to(array: Array, size: Sequence[int]) -> tuple[Array, tuple[slice, ...]]:
-    """Pad the spatial axes to at least `size`, evenly on both sides, with the minimum of each channel.
-
-    The minimum is background in z-scored MR and air in CT, where zero would be the brightness of mean tissue. Training patches
-    and inference windows of volumes smaller than the patch both use this.
-
-    Args:
-        array: (C, *spatial).
-        size: smallest size of each spatial axis; axes that are larger stay as they are.
-
-    Returns:
-        The padded array (the same one where nothing is missing), and the slices that give the unpadded one back.
-    """
-    before, after = padding(array.shape[1:], size)
-    inside = (slice(None), *(slice(low, low + length) for low, length in zip(before, array.shape[1:], strict=True)))
-    if not any(before) and not any(after):
-        return array, inside
-    shape = [low + length + high for low, length, high in zip(before, array.shape[1:], after, strict=True)]
-    padded = np.empty((array.shape[0], *shape), dtype=array.dtype)
-    padded[:] = channel_minimum(array).reshape(-1, *[1] * len(shape))
-    padded[inside] = array
-    return padded, inside
-
-
-def padding(shape: Sequence[int], size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return how many voxels `pad_to` puts before and after each axis; the odd one goes after."""
-    missing = [max(0, wanted - length) for length, wanted in zip(shape, size, strict=True)]
-    return tuple(number // 2 for number in missing), tuple(number - number // 2 for number in missing)
-
-
-def channel_minimum(array: Array) -> Array:
-    """Return the lowest intensity of each channel of (C, *spatial): what lies outside of a volume."""
-    minimum: Array = array.min(axis=tuple(range(1, array.ndim)))
-    return minimum
 
 
 def _geometry(volume: Volume) -> Geometry:

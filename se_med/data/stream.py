@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from se_med.config.augmentation import AugmentationConfig
 from se_med.data.augment import make_augmentation
 from se_med.data.cache import PreparedCase
+from se_med.data.padding import padding
 from se_med.data.plan import Plan
-from se_med.data.preparation import padding
 
 ORDER, CROP, AUGMENT = range(3)
 """What a random draw is for; part of its key, so that the draws of one purpose never shift those of another."""
@@ -37,8 +37,8 @@ class PatchStream(Dataset[dict[str, Any]]):
     was read before or on any global generator.
 
     A patch contains a foreground voxel with probability `foreground` (of a structure drawn from those that the case has),
-    else it lies anywhere. Volumes smaller than the patch are centred in it and padded as by `preparation.pad_to`. A 2D
-    plan takes single slices across its slice axis.
+    else it lies anywhere. Volumes smaller than the patch are centred in it and padded as by `padding.pad_to`. A 2D
+    plan takes single slices across its slice axis; `empty_slices` says how many of those that lie anywhere show no structure.
 
     Args:
         cases: the prepared training cases, in a fixed order.
@@ -46,21 +46,33 @@ class PatchStream(Dataset[dict[str, Any]]):
         augmentation: resolved (`flip.axes` is set).
         foreground: share of patches with a voxel of a structure near their centre.
         seed: the seed of the run.
+        empty_slices: 2D plans only: probability that a patch which lies anywhere comes from a slice without any structure, else
+            from one with a structure; where a case has no slice of the kind drawn, from the other kind. None: any slice.
 
     Raises:
-        ValueError: there are no cases.
+        ValueError: there are no cases, or `empty_slices` is given with a 3D plan.
     """
 
     def __init__(
-        self, cases: Sequence[PreparedCase], plan: Plan, augmentation: AugmentationConfig, foreground: float, seed: int
+        self,
+        cases: Sequence[PreparedCase],
+        plan: Plan,
+        augmentation: AugmentationConfig,
+        foreground: float,
+        seed: int,
+        empty_slices: float | None = None,
     ) -> None:
         if not cases:
             raise ValueError("a stream needs at least one case")
+        if empty_slices is not None and plan.slice_axis is None:
+            raise ValueError("a 3D plan takes no slices, so empty_slices has no meaning")
         self.cases = tuple(cases)
         self.plan = plan
         self.augmentation = augmentation
         self.foreground = foreground
         self.seed = seed
+        self.empty_slices = empty_slices
+        self._slices: dict[int, tuple[list[int], list[int]]] = {}
         self._augment = make_augmentation(augmentation, plan)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,8 +91,9 @@ class PatchStream(Dataset[dict[str, Any]]):
             `image` (C, *patch) float32, `label` (1, *patch) uint8 class indices, `case` the name.
         """
         epoch, position = divmod(index, len(self.cases))
-        case = self.cases[case_order(len(self.cases), self.seed, epoch)[position]]
-        window = self._draw_window(case, _generator(self.seed, CROP, epoch, position))
+        number = case_order(len(self.cases), self.seed, epoch)[position]
+        case = self.cases[number]
+        window = self._draw_window(number, _generator(self.seed, CROP, epoch, position))
 
         def read(margin: tuple[int, ...]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
             wide = self._widen(window, margin)
@@ -93,7 +106,8 @@ class PatchStream(Dataset[dict[str, Any]]):
         image, label = self._augment(read, (self.seed, AUGMENT, epoch, position))
         return {"image": image, "label": label, "case": case.case.name}
 
-    def _draw_window(self, case: PreparedCase, generator: np.random.Generator) -> Window:
+    def _draw_window(self, number: int, generator: np.random.Generator) -> Window:
+        case = self.cases[number]
         shape = case.manifest.shape
         patch = self._volume_patch()
         wants_foreground, at, jitter = generator.random() < self.foreground, generator.random(3), generator.random(3)
@@ -108,8 +122,21 @@ class PatchStream(Dataset[dict[str, Any]]):
             starts = [int(centre) - size // 2 + move for centre, size, move in zip(voxel, patch, shift.tolist(), strict=True)]
         else:
             starts = [low + int(share * (high - low + 1)) for low, high, share in zip(lowest, highest, at, strict=True)]
+            if self.empty_slices is not None and self.plan.slice_axis is not None:
+                wanted = self._find_slices(number, empty=generator.random() < self.empty_slices)
+                starts[self.plan.slice_axis] = wanted[int(at[self.plan.slice_axis] * len(wanted))]
         starts = [min(max(start, low), high) for start, low, high in zip(starts, lowest, highest, strict=True)]
         return tuple((start, start + size) for start, size in zip(starts, patch, strict=True))
+
+    def _find_slices(self, number: int, empty: bool) -> list[int]:
+        """Return the slices of a case without any structure, or those with one; the other kind where it has none of these."""
+        if number not in self._slices:
+            label = self.cases[number].label
+            structures = (label > 0) & (label < self.plan.num_classes)
+            shown = structures.any(axis=tuple(axis for axis in range(3) if axis != self.plan.slice_axis))
+            self._slices[number] = np.flatnonzero(shown).tolist(), np.flatnonzero(~shown).tolist()
+        full, free = self._slices[number]
+        return (free or full) if empty else (full or free)
 
     def _volume_patch(self) -> tuple[int, ...]:
         if self.plan.slice_axis is None:

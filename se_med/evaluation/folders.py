@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from se_med.data.layouts.description import FILE_NAME, read_description
-from se_med.data.layouts.pairing import list_volumes
+from se_med.data.layouts.pairing import list_images
 from se_med.errors import DataError, ImageError, UsageError
 from se_med.evaluation.metrics import StructureScore, refuse_undeclared, score_case
 from se_med.evaluation.summary import Summary, summarise
-from se_med.io.nifti import VOLUME_SUFFIXES, read_label, same_geometry, volume_stem
+from se_med.io.image2d import is_flat
+from se_med.io.images import IMAGE_SUFFIXES, image_stem, read_label
+from se_med.io.nifti import same_geometry
 from se_med.progress import Progress, silent
 
 
@@ -43,6 +45,7 @@ class Evaluation:
         failures: cases that could not be scored; they enter no mean.
         missing: names of the references without a prediction; they count as missed.
         extra: names of the predictions without a reference; they are not scored.
+        flat: names of the references that are 2D images: what is in mm elsewhere is in pixels there.
     """
 
     summary: Summary
@@ -51,6 +54,7 @@ class Evaluation:
     failures: tuple[Failure, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
+    flat: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -60,6 +64,11 @@ class Evaluation:
             lines.append(f"{len(self.missing)} references have no prediction and count as missed: {_listed(self.missing)}")
         if self.extra:
             lines.append(f"{len(self.extra)} predictions have no reference and are not scored: {_listed(self.extra)}")
+        if self.flat:
+            lines.append(
+                f"{len(self.flat)} cases are 2D images, whose pixel size is not known: read pixels for mm, and thousands of "
+                f"pixels for ml: {_listed(self.flat)}"
+            )
         if self.failures:
             names = [failure.case for failure in self.failures]
             lines.append(f"{len(names)} cases could not be scored and are in no mean: {_listed(names)}")
@@ -86,10 +95,11 @@ def evaluate_folder(
     progress: Progress = silent,
     *,
     surfaces: bool = True,
+    ignore_label: int | None = None,
 ) -> Evaluation:
     """Score every reference of a folder against the prediction of the same name.
 
-    Pairs have equal names but for `.nii` and `.nii.gz`; two single files are a pair whatever their names. A missing prediction
+    Pairs have equal names but for the suffix; two single files are a pair whatever their names. A missing prediction
     counts as an empty one. A pair that cannot be scored, as its grids or labels do not fit, is listed and the rest go on.
 
     Args:
@@ -100,22 +110,27 @@ def evaluate_folder(
         tolerance: tolerance of the NSD, in mm.
         progress: shows how far it is.
         surfaces: whether to compute HD95 and NSD, which take most of the time.
+        ignore_label: value in the references of voxels that have no truth and are not scored; it is no structure.
 
     Raises:
-        UsageError: a path does not exist, a folder has no volumes or two of one name, the tolerance is not positive, or the
+        UsageError: a path does not exist, a folder has no images or two of one name, the tolerance is not positive, or the
             labels are not usable.
         DataError: `dataset.json` is not usable.
     """
     if not (np.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"tolerance {tolerance:g}: must be a positive number of mm")
     predictions, references = find_label_files(prediction, reference)
-    labels, labels_from = _labels(labels, predictions, references, Path(reference))
+    labels, labels_from = _labels(labels, predictions, references, Path(reference), ignore_label)
+    if ignore_label in labels.values():
+        raise UsageError(
+            f"ignore label {ignore_label}: is the value of a structure ({labels_from}: {labels}); give another value"
+        )
     scores: list[StructureScore] = []
     failures: list[Failure] = []
     with progress("evaluate", len(references)) as advance:
         for number, (case, path) in enumerate(references.items(), 1):
             try:
-                scores += _score_pair(case, predictions.get(case), path, labels, tolerance, surfaces)
+                scores += _score_pair(case, predictions.get(case), path, labels, tolerance, surfaces, ignore_label)
             except ImageError as error:
                 failures.append(Failure(case, error.message))
             advance(number, case)
@@ -126,6 +141,7 @@ def evaluate_folder(
         failures=tuple(failures),
         missing=tuple(case for case in references if case not in predictions),
         extra=tuple(case for case in predictions if case not in references),
+        flat=tuple(case for case, path in references.items() if is_flat(path)),
     )
 
 
@@ -143,42 +159,50 @@ def find_label_files(prediction: str | Path, reference: str | Path) -> tuple[dic
 
 
 def _score_pair(
-    case: str, prediction: Path | None, reference: Path, labels: Mapping[str, int], tolerance: float, surfaces: bool
+    case: str,
+    prediction: Path | None,
+    reference: Path,
+    labels: Mapping[str, int],
+    tolerance: float,
+    surfaces: bool,
+    ignore_label: int | None,
 ) -> list[StructureScore]:
     expected = read_label(reference)
-    refuse_undeclared(expected.array, labels, reference)
+    known = expected.array if ignore_label is None else expected.array[expected.array != ignore_label]
+    refuse_undeclared(known, labels, reference)
+    options: dict[str, Any] = {"surfaces": surfaces, "ignore_label": ignore_label}
     if prediction is None:
         empty = np.zeros_like(expected.array)
-        scores = score_case(case, empty, expected.array, expected.spacing, labels, tolerance, surfaces=surfaces)
+        scores = score_case(case, empty, expected.array, expected.spacing, labels, tolerance, **options)
         return [replace(score, prediction_missing=True) for score in scores]
     found = read_label(prediction)
     refuse_undeclared(found.array, labels, prediction)
     difference = same_geometry(found, expected)
     if difference:
         raise ImageError(f"{prediction}: grid differs from {reference}: {difference}; resample one onto the other")
-    return score_case(case, found.array, expected.array, expected.spacing, labels, tolerance, surfaces=surfaces)
+    return score_case(case, found.array, expected.array, expected.spacing, labels, tolerance, **options)
 
 
 def volumes_by_name(entry: Path) -> dict[str, Path]:
-    """Return the volumes of a folder, or the one file, by name.
+    """Return the volumes and 2D images of a folder, or the one file, by name.
 
     Raises:
-        UsageError: the path does not exist, a folder has no volumes or two of one name.
+        UsageError: the path does not exist, a folder has no images or two of one name.
     """
     if entry.is_dir():
         try:
-            volumes = list_volumes(entry)
+            volumes = list_images(entry)
         except DataError as error:
             raise UsageError(error.message) from None
     elif not entry.exists():
         raise UsageError(f"{entry}: does not exist")
-    elif not entry.name.lower().endswith(VOLUME_SUFFIXES):
-        raise UsageError(f"{entry}: not a volume; name a {' or '.join(VOLUME_SUFFIXES)} file, or a folder of them")
+    elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+        raise UsageError(f"{entry}: not an image; name a {' or '.join(IMAGE_SUFFIXES)} file, or a folder of them")
     else:
         volumes = [entry]
     files: dict[str, Path] = {}
     for path in volumes:
-        name = volume_stem(path)
+        name = image_stem(path)
         if name in files:
             raise UsageError(f"{files[name]} and {path} are both case {name!r}; keep one")
         files[name] = path
@@ -186,12 +210,16 @@ def volumes_by_name(entry: Path) -> dict[str, Path]:
 
 
 def _labels(
-    given: Mapping[str, int] | None, predictions: Mapping[str, Path], references: Mapping[str, Path], reference: Path
+    given: Mapping[str, int] | None,
+    predictions: Mapping[str, Path],
+    references: Mapping[str, Path],
+    reference: Path,
+    ignore_label: int | None,
 ) -> tuple[dict[str, int], str]:
     """Return the structures and where they come from."""
     if given is not None:
         return _usable(given, "the given labels"), "given"
-    sidecars = {path.parent / f"{volume_stem(path)}.json" for path in predictions.values()}
+    sidecars = {path.parent / f"{image_stem(path)}.json" for path in predictions.values()}
     found = {str(path): entry for path in sorted(sidecars) if (entry := _sidecar_labels(path)) is not None}
     if found:
         first = next(iter(found))
@@ -201,10 +229,10 @@ def _labels(
         return found[first], "sidecars of the predictions"
     folder = reference if reference.is_dir() else reference.parent
     for root in (folder, folder.parent):
-        declared = read_description(root).labels()
+        declared = read_description(root).labels(ignore_label)
         if declared is not None:
             return _usable(declared, str(root / FILE_NAME)), str(root / FILE_NAME)
-    values = _values(references.values())
+    values = [value for value in _values(references.values()) if value != ignore_label]
     if not values:
         raise UsageError(f"{reference}: no structure in any reference, and no labels given; give the name and value of each")
     return {str(value): value for value in values}, "values in the references"

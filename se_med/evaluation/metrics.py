@@ -3,6 +3,9 @@
 Policy. A structure that is empty in both label maps is *absent*: it has no scores and enters no mean. One that only the
 prediction lacks is *missed*, one that only the reference lacks is *spurious*: both have Dice 0, NSD 0 and, as HD95, the diagonal
 of the image. So no miss and no false alarm is ever left out of a mean.
+
+Voxels that the reference marks with an ignore label have no truth: both label maps are set to background there before anything
+is counted. So they enter no overlap and no volume, and the surfaces of both masks end at the border of such a region.
 """
 
 from __future__ import annotations
@@ -73,6 +76,7 @@ def score_case(
     tolerance: float,
     *,
     surfaces: bool = True,
+    ignore_label: int | None = None,
 ) -> list[StructureScore]:
     """Score every structure of one case.
 
@@ -89,6 +93,7 @@ def score_case(
         labels: name and value of each structure.
         tolerance: tolerance of the NSD, in mm.
         surfaces: whether to compute HD95 and NSD, which take most of the time.
+        ignore_label: value in the reference of voxels that have no truth and are not scored.
 
     Returns:
         One score per structure, in the order of `labels`.
@@ -98,6 +103,9 @@ def score_case(
     """
     if prediction.shape != reference.shape:
         raise ImageError(f"{case}: the prediction has shape {prediction.shape}, the reference {reference.shape}")
+    if ignore_label is not None:
+        unknown = reference == ignore_label
+        prediction, reference = np.where(unknown, 0, prediction), np.where(unknown, 0, reference)
     for name, array in (("prediction", prediction), ("reference", reference)):
         refuse_undeclared(array, labels, f"{case}: {name}")
     voxel = float(np.prod(spacing)) / 1000.0

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from se_med.errors import UsageError
 from se_med.evaluation.folders import Evaluation, find_label_files, volumes_by_name
 from se_med.io.atomic import replacing
-from se_med.io.nifti import Volume, read_image, read_label, same_geometry
+from se_med.io.images import read_image, read_label
+from se_med.io.nifti import Volume, same_geometry
 
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito 2008), the best on grey first."""
@@ -97,7 +98,9 @@ def draw_case(
         _draw_slice(
             subplot, np.take(voxels, index, axis), [np.take(one, index, axis) for one in oriented], axis, spacing, labels, limits
         )
-        _frame(subplot, axis, box, f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}")
+        _frame(subplot, box)
+        if not image.flat:  # a photograph has no anatomical plane or sides
+            _name_sides(subplot, axis, f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}")
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.005, ha="left")
     figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
@@ -144,7 +147,7 @@ def draw_median_case(
     if difference:
         raise UsageError(f"{file}: grid differs from {references[case]}: {difference}; name the folder of its images")
     title = f"{case}   Dice {value:.3f}"
-    draw_case(image, labels[0].array, labels[1].array, path, evaluation.labels, title, planes="all")
+    draw_case(image, labels[0].array, labels[1].array, path, evaluation.labels, title, planes="best" if image.flat else "all")
     return case
 
 
@@ -222,14 +225,18 @@ def _paler(colour: str) -> tuple[float, float, float]:
     return tuple(0.35 * part + 0.65 for part in (red, green, blue))  # type: ignore[return-value]
 
 
-def _frame(subplot: Axes, axis: int, box: tuple[tuple[float, float], tuple[float, float]], caption: str) -> None:
-    """Set range, caption and the letters of the sides."""
+def _frame(subplot: Axes, box: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    """Set the range that is shown."""
     subplot.set_xlim(box[0][1], box[0][0])  # R (or A) on the left
     subplot.set_ylim(*box[1])
     subplot.set_aspect("equal")
     subplot.set_xticks([])
     subplot.set_yticks([])
     subplot.set_facecolor("black")
+
+
+def _name_sides(subplot: Axes, axis: int, caption: str) -> None:
+    """Write the caption of a plane and the letters of its sides."""
     subplot.set_title(caption, fontsize=10, loc="left")
     places = (
         (0.02, 0.5, "left", "center"),

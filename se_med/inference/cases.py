@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from typing import Any, Literal
 import torch
 
 import se_med
-from se_med.data.layouts.pairing import CHANNEL_SUFFIX, list_volumes
+from se_med.data.layouts.pairing import CHANNEL_SUFFIX, list_images
 from se_med.errors import DataError, ImageError, RunError, SeMedError, UsageError
 from se_med.inference.predictor import Predictor, Segmentation
 from se_med.io.atomic import sweep_temporaries, write_json
-from se_med.io.nifti import VOLUME_SUFFIXES, volume_stem, write_label
+from se_med.io.image2d import is_flat
+from se_med.io.images import IMAGE_SUFFIXES, image_stem, label_suffix, write_label
 
 SIDECAR_VERSION = 1
 
@@ -53,7 +55,7 @@ class CaseResult:
         output: the label file; for a failed case, the one it would have been.
         message: why it failed, or what is odd about a skipped one; one line, empty where there is nothing to say.
         seconds: time that the case took.
-        volumes: volume of each structure in ml; empty unless done.
+        volumes: volume of each structure in ml (of a 2D image, in thousands of pixels); empty unless done.
     """
 
     name: str
@@ -68,10 +70,11 @@ def find_cases(inputs: Iterable[str | Path], output: str | Path, channels: int) 
     """Find the cases in files and folders, and where each result goes. Nothing is opened or written.
 
     With several channels, files `name_0000`, `name_0001`, ... are one case; a file without such a number holds all channels.
-    With one channel every file is a case, and `_0000` is dropped from the names only where all files have it.
+    With one channel every file is a case, and `_0000` is dropped from the names only where all files have it. Numbers of 2D
+    images are channels only where all channels of the case are there: they often count frames. A 2D image gives a PNG.
 
     Args:
-        inputs: files, or folders whose volumes are taken (not those of subfolders).
+        inputs: files, or folders whose volumes and 2D images are taken (not those of subfolders).
         output: folder of the results.
         channels: number of channels of the network.
 
@@ -79,19 +82,16 @@ def find_cases(inputs: Iterable[str | Path], output: str | Path, channels: int) 
         The cases, sorted by name.
 
     Raises:
-        UsageError: an input does not exist or is no volume, there are none, two would have the same result, or a result would
+        UsageError: an input does not exist or is no image, there are none, two would have the same result, or a result would
             replace an input.
     """
     entries, folder = [Path(entry) for entry in inputs], Path(output)
-    files = {path.resolve(): path for entry in entries for path in _volumes(entry)}
+    files = {path.resolve(): path for entry in entries for path in _images(entry)}
     if not files:
-        raise UsageError("no input given; name a volume or a folder of volumes")
-    matches = {path: CHANNEL_SUFFIX.match(volume_stem(path)) for path in files.values()}
-    if channels == 1 and not all(match is not None and match["channel"] == "0000" for match in matches.values()):
-        matches = dict.fromkeys(matches)
+        raise UsageError("no input given; name an image or a folder of images")
     grouped: dict[str, list[tuple[int | None, Path]]] = {}
-    for path, match in matches.items():
-        name, channel = (match["case"], int(match["channel"])) if match else (volume_stem(path), None)
+    for path, match in _numbered(list(files.values()), channels).items():
+        name, channel = (match["case"], int(match["channel"])) if match else (image_stem(path), None)
         grouped.setdefault(name, []).append((channel, path))
     cases = [_input_case(name, grouped[name], folder) for name in sorted(grouped)]
     _refuse_overwriting(entries, folder, cases, set(files))
@@ -138,16 +138,32 @@ def predict_cases(predictor: Predictor, cases: Iterable[InputCase], overwrite: b
             yield CaseResult(case.name, "done", case.output, "", time.perf_counter() - start, segmentation.volumes)
 
 
-def _volumes(entry: Path) -> list[Path]:
+def _numbered(files: list[Path], channels: int) -> dict[Path, re.Match[str] | None]:
+    """Match the channel number in each name; None where there is none, or where it is part of the case's name."""
+    matches = {path: CHANNEL_SUFFIX.match(image_stem(path)) for path in files}
+    if channels == 1 and not all(match is not None and match["channel"] == "0000" for match in matches.values()):
+        return dict.fromkeys(matches)
+    numbers: dict[str, list[int]] = {}
+    for path, match in matches.items():
+        if match is not None and is_flat(path):
+            numbers.setdefault(match["case"], []).append(int(match["channel"]))
+    whole = {name for name, found in numbers.items() if sorted(found) == list(range(channels))}
+    return {
+        path: None if match is not None and is_flat(path) and match["case"] not in whole else match
+        for path, match in matches.items()
+    }
+
+
+def _images(entry: Path) -> list[Path]:
     if entry.is_dir():
         try:
-            return list_volumes(entry)
+            return list_images(entry)
         except DataError as error:
             raise UsageError(error.message) from None
     if not entry.exists():
         raise UsageError(f"{entry}: does not exist")
-    if not entry.name.lower().endswith(VOLUME_SUFFIXES):
-        raise UsageError(f"{entry}: not a volume; name a {' or '.join(VOLUME_SUFFIXES)} file, or a folder of them")
+    if not entry.name.lower().endswith(IMAGE_SUFFIXES):
+        raise UsageError(f"{entry}: not an image; name a {' or '.join(IMAGE_SUFFIXES)} file, or a folder of them")
     return [entry]
 
 
@@ -157,8 +173,7 @@ def _input_case(name: str, found: list[tuple[int | None, Path]], output: Path) -
         listed = " and ".join(str(path) for _, path in found)
         raise UsageError(f"{listed} are all case {name!r} and would have one result; keep one, or rename them")
     files = tuple(path for _, path in sorted(found, key=lambda entry: entry[0] or 0))
-    suffix = files[0].name[len(volume_stem(files[0])) :]
-    return InputCase(name, files, tuple(channels), output / f"{name}{suffix}")
+    return InputCase(name, files, tuple(channels), output / f"{name}{label_suffix(files[0])}")
 
 
 def _refuse_overwriting(inputs: Sequence[Path], output: Path, cases: Sequence[InputCase], files: set[Path]) -> None:
@@ -187,19 +202,26 @@ def _check_channels(case: InputCase, channels: int) -> None:
 
 
 def _sidecar(predictor: Predictor, case: InputCase, segmentation: Segmentation, seconds: float) -> dict[str, Any]:
+    native = segmentation.native
+    if native.flat:  # the size of a pixel is not known
+        counts = {name: int((segmentation.labels == value).sum()) for name, value in predictor.plan.labels.items()}
+        measures: dict[str, Any] = {"areas_pixels": counts}
+    else:
+        measures = {"volumes_ml": {name: round(value, 6) for name, value in segmentation.volumes.items()}}
     return {
         "version": SIDECAR_VERSION,
         "se_med": se_med.__version__,
         "run": predictor.config.name,
         "model": predictor.digest,
         "input": [path.name for path in case.files],
-        "input_sha256": segmentation.native.digest,
-        "shape": list(segmentation.native.shape),
-        "spacing_mm": [round(value, 6) for value in segmentation.native.spacing],
+        "input_sha256": native.digest,
+        "shape": list(native.shape),
+        "spacing_mm": None if native.flat else [round(value, 6) for value in native.spacing],
         "labels": predictor.plan.labels,
-        "volumes_ml": {name: round(value, 6) for name, value in segmentation.volumes.items()},
+        **measures,
         "device": predictor.device.type,
         "precision": predictor.precision,
+        "test_time_flips": list(predictor.flips),
         "seconds": round(seconds, 3),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ METADATA = "se_med"
 """The one entry of the weights' metadata: a JSON object."""
 FORMAT = "1"
 """Version of the metadata in `model.safetensors`; another number is refused."""
+AUXILIARY_HEAD = re.compile(r"heads\.[1-9]\d*\.")
+"""How names of tensors begin that only training with deep supervision needs: a model on disk does not have them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Model:
     """A trained network with everything that inference needs to know.
 
     Attributes:
-        network: the network in evaluation mode, on its device, with float32 weights.
+        network: the network in evaluation mode, on its device, with float32 weights; without heads of deep supervision.
         config: effective configuration of the run.
         plan: plan of the run.
         digest: sha256 over weights, plan, and the network and attention parts of the configuration: two models with one
@@ -61,7 +64,7 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config, 
 
     Args:
         folder: the run folder; it must exist.
-        state: the weights by name, as `state_dict()` of the network names them.
+        state: the weights by name, as `state_dict()` of the network names them; auxiliary heads of deep supervision are left out.
         config: the effective configuration, from which the same network can be built.
         plan: the plan.
 
@@ -72,7 +75,7 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config, 
         RunError: a file cannot be written, or a weight is not finite.
     """
     folder = Path(folder)
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items() if not AUXILIARY_HEAD.match(name)}
     _refuse_non_finite(tensors, folder / WEIGHTS)
     metadata = {
         "format": FORMAT,
@@ -171,8 +174,9 @@ def _read_text(path: Path) -> str:
 
 
 def _build(config: Config, plan: Plan, folder: Path) -> nn.Module:
+    network = config.network.model_copy(update={"deep_supervision": None})
     try:
-        return build_network(config.network, config.attention, len(plan.channels), plan.num_classes, config.seed)
+        return build_network(network, config.attention, len(plan.channels), plan.num_classes, config.seed)
     except SeMedError as error:
         raise RunError(f"{folder / CONFIG}: no network can be built from it: {error}") from None
 
@@ -223,7 +227,10 @@ def _plan_digest(plan: Plan) -> str:
 
 def _network_digest(config: Config) -> str:
     # Without defaults, so that a field that a later version adds leaves the digest as it is.
-    return _digest(config.model_dump(mode="json", include={"network", "attention"}, exclude_defaults=True))
+    parts = config.model_dump(mode="json", include={"network", "attention"}, exclude_defaults=True)
+    if config.network.spatial_dims == 3:  # the default when the first models were written
+        parts.get("network", {}).pop("spatial_dims")
+    return _digest(parts)
 
 
 def _weights_digest(tensors: Mapping[str, Tensor]) -> str:

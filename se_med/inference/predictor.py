@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from se_med.config.experiment import Config
 from se_med.data.plan import Plan
 from se_med.data.preparation import Preparation, Prepared
+from se_med.inference.flips import choose_test_time_flips, mean_over_flips
 from se_med.inference.model import load_model
 from se_med.inference.precision import resolve_precision
 from se_med.inference.windows import segment
-from se_med.io.nifti import Volume, read_image, read_images
+from se_med.io.images import read_image, read_images
+from se_med.io.nifti import Volume
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Volume
 """What can be segmented: a file (3D, or 4D with the channels last), one file per channel, or a volume already read."""
@@ -61,6 +63,12 @@ class Predictor:
         config: effective configuration of the run (its `inference` part is used).
         plan: plan of the run.
         digest: the model's digest, for records; empty for a network in training.
+
+    Attributes:
+        flips: axes (RAS) of the test-time flips.
+
+    Raises:
+        UsageError: test-time flips along an axis that was not flipped in training.
     """
 
     def __init__(self, network: nn.Module, config: Config, plan: Plan, digest: str = "") -> None:
@@ -70,23 +78,32 @@ class Predictor:
         self.digest = digest
         self.device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         self.precision = resolve_precision(config.inference.precision, self.device)
+        self.flips = choose_test_time_flips(config)
         self.preparation = Preparation(plan)
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], device: str | torch.device = "auto") -> Self:
+    def load(
+        cls, run: str | os.PathLike[str], device: str | torch.device = "auto", test_time_flips: bool | Sequence[int] | None = None
+    ) -> Self:
         """Load the model of a finished run.
 
         Args:
             run: the run folder.
             device: `auto`, `cpu`, `gpu`, or a torch device.
+            test_time_flips: axes to flip, or all or none of those that were flipped in training; by default as the run's
+                configuration says.
 
         Raises:
-            UsageError: there is no such folder, or no such device.
+            UsageError: there is no such folder, no such device, or a test-time flip that was not trained.
             ConfigError: the run's `config.yaml` is not valid.
             RunError: a file is missing or damaged, or does not belong to the others.
         """
         model = load_model(Path(run), device)
-        return cls(model.network, model.config, model.plan, model.digest)
+        config = model.config
+        if test_time_flips is not None:
+            flips = test_time_flips if isinstance(test_time_flips, bool) else tuple(test_time_flips)
+            config = config.model_copy(update={"inference": config.inference.model_copy(update={"test_time_flips": flips})})
+        return cls(model.network, config, model.plan, model.digest)
 
     def predict(self, source: Source) -> Segmentation:
         """Segment one volume.
@@ -108,7 +125,8 @@ class Predictor:
             array: (C, X, Y, Z), as `Preparation.forward` or the cache of prepared cases gives it.
 
         Returns:
-            Logits (classes, X, Y, Z), float32, on the CPU. The network's training mode is left as it was.
+            Logits (classes, X, Y, Z), float32, on the CPU; with test-time flips the logarithms of the mean probabilities. The
+            network's training mode is left as it was.
 
         Raises:
             RunError: the logits are not finite.
@@ -116,9 +134,12 @@ class Predictor:
         training = self.network.training
         self.network.eval()
         try:
-            return segment(self.network, array, self.plan, self.config.inference, self.device)
+            return mean_over_flips(self._segment_once, array, self.flips)
         finally:
             self.network.train(training)
+
+    def _segment_once(self, array: NDArray[np.float32]) -> Tensor:
+        return segment(self.network, array, self.plan, self.config.inference, self.device)
 
     def restore(self, logits: Tensor, prepared: Prepared) -> NDArray[np.integer[Any]]:
         """Take logits to label values (X, Y, Z) on the volume's own grid."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from se_med.config.inference import InferenceConfig
+from se_med.data.padding import pad_to
 from se_med.data.plan import Plan
-from se_med.data.preparation import pad_to
 from se_med.errors import RunError
 from se_med.inference.precision import autocast, resolve_precision
 
@@ -26,7 +26,7 @@ def segment(
 ) -> Tensor:
     """Compute the logits of a prepared volume.
 
-    Volumes smaller than the patch are padded as in training (`se_med.data.preparation.pad_to`). Windows have the size of the
+    Volumes smaller than the patch are padded as in training (`se_med.data.padding.pad_to`). Windows have the size of the
     patch; where they overlap, logits are averaged with Gaussian weights. A 2D network takes the slices across
     `plan.slice_axis`, several at a time.
 

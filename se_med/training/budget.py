@@ -14,6 +14,7 @@ from torch import nn
 
 from se_med.config.experiment import Config
 from se_med.config.training import DEFAULT_MINUTES
+from se_med.data.plan import Plan
 from se_med.data.stream import StepSampler, make_loader
 from se_med.inference.precision import Precision, autocast, resolve_precision
 from se_med.inference.predictor import Predictor
@@ -34,6 +35,7 @@ TRIAL_SECONDS = 15.0
 def seconds_per_step(
     network: nn.Module,
     config: Config,
+    plan: Plan,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
     precision: Precision,
@@ -43,6 +45,7 @@ def seconds_per_step(
     Args:
         network: left untouched.
         config: loss, optimiser and accumulation.
+        plan: what the loss has to know about the data.
         batches: at least ``(WARM_UP_STEPS + 1) * accumulate`` batches of the training stream.
         device: where the network is.
         precision: ``bf16`` or ``fp32``.
@@ -51,7 +54,7 @@ def seconds_per_step(
         The median time of one optimiser step in seconds.
     """
     trial = copy.deepcopy(network).train()
-    loss_function = build_loss(config.training, config.network.deep_supervision)
+    loss_function = build_loss(config.training, config.network.deep_supervision, plan).to(device)
     optimizer = build_optimizer(trial, config.training)
     average = None if config.training.ema is None else build_average(trial, config.training.ema)
     times: list[float] = []
@@ -99,11 +102,11 @@ def steps_in_budget(data: RunData, module: SegmentationModule) -> Config:
     needed = (WARM_UP_STEPS + TRIAL_STEPS) * training.accumulate
     batches = make_loader(build_stream(data), StepSampler(needed, data.plan.batch_size), training.workers)
     precision = resolve_precision(training.precision, device)
-    step = seconds_per_step(module.network, config, batches, device, precision)
+    step = seconds_per_step(module.network, config, data.plan, batches, device, precision)
     validation = Validation(data.validation, config, data.plan)
     predictor = Predictor(module.network, config, data.plan)
     case = min(_timed(lambda: validation.score(predictor, data.validation[0], surfaces=True)) for _ in range(2))
-    validations = training.validations * case * len(data.validation)
+    validations = case * ((training.validations - 1) * len(data.watched) + len(data.validation))
     steps = max(1, int((minutes * 60 - (time.perf_counter() - begin) - validations) / step))
     log.info("budget: %g minutes are %d steps of %.3f s, and %.0f s of validation", minutes, steps, step, validations)
     return config.model_copy(update={"training": training.model_copy(update={"steps": steps, "max_minutes": None})})

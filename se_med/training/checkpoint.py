@@ -13,7 +13,7 @@ import torch
 from se_med.errors import RunError
 from se_med.io.atomic import replacing
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 @dataclass
@@ -39,6 +39,10 @@ class TrainingState:
     """Time spent in training so far."""
     validated_step: int = 0
     """Step of the last validation."""
+    selection_scores: list[float] = field(default_factory=list)
+    """Mean Dice of the selection cases at each validation, where there are such cases."""
+    stopped: str = ""
+    """Why the run has ended before its last step; empty while it has not."""
     environment: dict[str, Any] = field(default_factory=dict)
     """Threads, dtype and switches that the numbers depend on."""
 

@@ -14,14 +14,18 @@ from lightning.pytorch.callbacks import Callback
 from se_med.progress import Advance
 from se_med.training import processes
 from se_med.training.checkpoint import save_checkpoint
+from se_med.training.early_stopping import SELECTION, stop_reason
 from se_med.training.interruption import Interruption
 from se_med.training.metrics_log import MetricsLog, Row
 from se_med.training.module import SegmentationModule
 from se_med.training.optimisation import learning_rate
+from se_med.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
 Scores = dict[str, float]
+HIGH_RATE = 0.1
+"""Share of the highest learning rate above which a run that stops early is told so."""
 
 
 class Course(Callback):
@@ -33,9 +37,10 @@ class Course(Callback):
     Args:
         checkpoint: where the checkpoint goes.
         metrics: the table of the run.
+        tracking: the trackers that get its rows too.
         epoch_steps: steps between two rows.
-        validate: scores the held-out cases with the network as it is now, ``None`` when interrupted; called after
-            ``validation_steps``.
+        validate: scores the selection or the held-out cases with the network as it is now, ``None`` when interrupted; called
+            after ``validation_steps``.
         validation_steps: the steps after which to validate.
         interruption: tells that a signal has asked to stop.
         advance: shows the progress.
@@ -47,6 +52,7 @@ class Course(Callback):
         *,
         checkpoint: Path,
         metrics: MetricsLog,
+        tracking: Tracking,
         epoch_steps: int,
         validate: Callable[[SegmentationModule], Scores | None],
         validation_steps: frozenset[int],
@@ -56,6 +62,7 @@ class Course(Callback):
     ) -> None:
         self.checkpoint = checkpoint
         self.metrics = metrics
+        self.tracking = tracking
         self.epoch_steps = epoch_steps
         self.validate = validate
         self.validation_steps = validation_steps
@@ -107,18 +114,29 @@ class Course(Callback):
         if scores is not None:
             state.validated_step = state.step
             row.update({name: round(value, 6) for name, value in scores.items()})
+            self._judge(module, row)
         if scores is not None or not due:
             # A validation that was interrupted is made again on resuming, and so is its row.
             state.loss_sum, state.loss_steps = 0.0, 0
         if processes.rank() == 0:
             self.metrics.append(row)
+            self.tracking.log(row)
             self._say(module, row)
         self._save(module)
+
+    def _judge(self, module: SegmentationModule, row: Row) -> None:
+        """Decide by the selection cases whether the run goes on; rounded numbers are compared, those of the table."""
+        state, rule = module.progress, module.config.training.early_stopping
+        if f"{SELECTION}mean_dice" in row:
+            state.selection_scores.append(float(row[f"{SELECTION}mean_dice"]))
+        if rule is not None and (reason := stop_reason(state.selection_scores, rule)):
+            state.stopped = row["stopped"] = reason
 
     def _say(self, module: SegmentationModule, row: Row) -> None:
         step, seconds = module.progress.step, self._seconds()
         left = seconds / max(1, step) * (module.steps - step)
-        dice = f"  Dice {row['mean_dice']:.4f}" if "mean_dice" in row else ""
+        kinds = {"mean_dice": "Dice", f"{SELECTION}mean_dice": "selection Dice"}
+        dice = "".join(f"  {name} {row[key]:.4f}" for key, name in kinds.items() if key in row)
         self._dice = dice or self._dice
         self.note = f"loss {row['loss']:.4f}{self._dice}"
         line = (
@@ -126,6 +144,13 @@ class Course(Callback):
             f"{_clock(seconds)} gone, {_clock(left)} left"
         )
         log.log(logging.INFO if dice else logging.DEBUG, line)
+        if module.progress.stopped:
+            share = float(row["learning_rate"]) / module.config.training.learning_rate
+            log.info("stopped early after step %d of %d: %s", step, module.steps, module.progress.stopped)
+            if share > HIGH_RATE:
+                log.warning(
+                    "warning: the learning rate was still at %.0f %% of its highest when the run stopped early", 100 * share
+                )
 
     def _save(self, module: SegmentationModule) -> None:
         if processes.rank() > 0:
@@ -140,6 +165,8 @@ class Course(Callback):
         return self._resumed_seconds + time.monotonic() - self._start
 
     def _stop_if_asked(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if module.progress.stopped:
+            trainer.should_stop = True
         if processes.any_of(self.interruption.requested, module.device) and not trainer.should_stop:
             self._save(module)
             trainer.should_stop = True

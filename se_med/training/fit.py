@@ -31,6 +31,7 @@ from se_med.training.run_data import RunData, gather
 from se_med.training.run_folder import RunFolder
 from se_med.training.steps import build_module, train_steps
 from se_med.training.threads import choose_threads
+from se_med.training.tracking import Tracking, open_tracking, require_trackers
 from se_med.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class RunResult:
     Attributes:
         folder: the run folder.
         summary: scores of the validation cases after the last step.
-        steps: optimiser steps made.
+        steps: optimiser steps made; fewer than configured where the run has stopped early.
         seconds: time of training, all parts of an interrupted run together.
     """
 
@@ -67,13 +68,14 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
         The validation scores after the last step.
 
     Raises:
-        UsageError: the run is finished or someone else's, the configuration contradicts the run that is resumed, or the data
-            cannot be found.
+        UsageError: the run is finished or someone else's, the configuration contradicts the run that is resumed, the data
+            cannot be found, or a tracker is not installed.
         DataError: cases cannot be used; nothing was trained.
         InterruptedRunError: a signal asked to stop; a checkpoint was written.
         RunError: training diverged, or a checkpoint cannot be read.
     """
     run = RunFolder(folder)
+    require_trackers(config.training.loggers)
     if processes.own_number() > 0:
         with _own_threads(), _quiet_libraries(), Interruption() as interruption:
             _follow(config, run, interruption)
@@ -89,10 +91,11 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
         write_text(run.config, dump_config(data.config))
         _warn_of_another_environment(state, data.config)
         interruption.graceful = True
-        if state.step < module.steps:
-            with progress("training", module.steps) as advance:
-                train_steps(run, data, module, interruption, advance)
-        return _conclude(run, data, module, interruption, progress)
+        with open_tracking(run, data.config, state.step) as tracking:
+            if state.step < module.steps and not state.stopped:
+                with progress("training", module.steps) as advance:
+                    train_steps(run, data, module, interruption, advance, tracking)
+            return _conclude(run, data, module, interruption, progress, tracking)
 
 
 def _follow(config: Config, run: RunFolder, interruption: Interruption) -> None:
@@ -101,7 +104,7 @@ def _follow(config: Config, run: RunFolder, interruption: Interruption) -> None:
     _set_threads(config, state)
     data = gather(config, run, resumed=True, progress=silent)
     interruption.graceful = True
-    train_steps(run, data, build_module(data, state), interruption, lambda done, note: None)
+    train_steps(run, data, build_module(data, state), interruption, lambda done, note: None, Tracking())
 
 
 def _set_threads(config: Config, state: TrainingState) -> None:
@@ -110,12 +113,17 @@ def _set_threads(config: Config, state: TrainingState) -> None:
 
 
 def _conclude(
-    run: RunFolder, data: RunData, module: SegmentationModule, interruption: Interruption, progress: Progress
+    run: RunFolder,
+    data: RunData,
+    module: SegmentationModule,
+    interruption: Interruption,
+    progress: Progress,
+    tracking: Tracking,
 ) -> RunResult:
     """Validate the trained network, store it, and say what it was made of."""
     state, config = module.progress, data.config
     scores = None
-    if state.step == module.steps:
+    if state.step == module.steps or state.stopped:
         log.info("validation of %d cases, each on its own grid", len(data.validation))
         validation = Validation(data.validation, config, data.plan)
         module.to(resolve_device(config.training.device))
@@ -128,6 +136,8 @@ def _conclude(
         )
     summary = summarise(scores, tolerance=config.evaluation.tolerance)
     summary.write(run.cases, run.summary)
+    dice = {"mean_dice": summary.mean_dice, **{f"dice_{name}": value for name, value in summary.dice.items()}}
+    tracking.log({"step": state.step, **{name: value for name, value in dice.items() if value is not None}})
     draw_curves(MetricsLog(run.metrics, state.step).rows, summary.dice, run.curves, config.name)
     digest = save_model(run.path, module.exported.state_dict(), config, data.plan)
     write_json(run.provenance, _provenance(data, state, digest))
@@ -154,6 +164,7 @@ def _provenance(data: RunData, state: TrainingState, model_digest: str) -> dict[
         "model": model_digest,
         "seed": data.config.seed,
         "steps": state.step,
+        "stopped_early": state.stopped or None,
         "seconds": round(state.seconds, 1),
         "peak_memory_mb": peak_memory_mb(),
         "stream_digest": state.stream_digest,
@@ -162,7 +173,8 @@ def _provenance(data: RunData, state: TrainingState, model_digest: str) -> dict[
         "software": software(),
         "cases": {
             part: {case.case.name: list(case.manifest.sources) for case in cases}
-            for part, cases in (("train", data.train), ("validation", data.validation))
+            for part, cases in (("train", data.train), ("validation", data.validation), ("selection", data.selection))
+            if cases
         },
     }
 

@@ -1,4 +1,4 @@
-"""Training losses: MONAI's, chosen by name, over one output or over the outputs of deep supervision."""
+"""Training losses: MONAI's, chosen by name, over the voxels with a reference and the outputs of deep supervision."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from se_med.config.training import TrainingConfig
+from se_med.data.plan import Plan
+from se_med.data.preparation import IGNORED
+from se_med.fused.loss import DiceCrossEntropy
 
 
-def build_loss(training: TrainingConfig, deep_supervision: Sequence[float] | None = None) -> SegmentationLoss:
+def build_loss(
+    training: TrainingConfig, deep_supervision: Sequence[float] | None = None, plan: Plan | None = None
+) -> SegmentationLoss:
     """Make the loss that the configuration names.
 
     Dice terms leave the background out and, as in nnU-Net (Isensee et al. 2021, Nature Methods 18), are computed over the
@@ -22,8 +27,9 @@ def build_loss(training: TrainingConfig, deep_supervision: Sequence[float] | Non
     Args:
         training: names the loss.
         deep_supervision: weight of each output, from full to lower resolution; ``None`` for a single output.
+        plan: gives the weights of the classes and tells whether there are voxels without a reference; ``None`` for neither.
     """
-    dice = {"softmax": True, "to_onehot_y": True, "include_background": False, "batch": True}
+    dice: dict[str, object] = {"softmax": True, "to_onehot_y": True, "include_background": False, "batch": True}
     losses: dict[str, type[nn.Module]] = {
         "dice_ce": DiceCELoss,
         "dice_focal": DiceFocalLoss,
@@ -32,7 +38,54 @@ def build_loss(training: TrainingConfig, deep_supervision: Sequence[float] | Non
     }
     if training.loss == "generalised_dice":
         dice = {"softmax": True, "to_onehot_y": True, "include_background": False}
-    return SegmentationLoss(losses[training.loss](**dice), deep_supervision or (1.0,))
+    if plan is not None and plan.class_weights is not None:
+        dice["weight"] = _weight(training.loss, plan.class_weights)
+    term = losses[training.loss](**dice)
+    if training.loss == "dice_ce" and "weight" not in dice:
+        term = DiceCrossEntropy(otherwise=term)
+    if plan is not None and plan.ignore_label is not None:
+        term = KnownVoxels(term, per_sample=training.loss == "generalised_dice")
+    return SegmentationLoss(term, deep_supervision or (1.0,))
+
+
+def _weight(loss: str, weights: Sequence[float]) -> Tensor:
+    """Return the weights as MONAI takes them: of all classes for a cross-entropy, of the structures for a focal loss."""
+    if loss == "dice_ce":
+        return torch.tensor(weights)
+    structures = torch.tensor(weights[1:])
+    return structures[0] if len(structures) == 1 else structures
+
+
+class KnownVoxels(nn.Module):
+    """A loss of the voxels that have a reference: those whose class index is not ``IGNORED``.
+
+    They are taken out of their grid as ``(1, classes, N)`` logits and ``(1, 1, N)`` class indices, which is all the same to a
+    loss that sums over batch and grid. A loss of each sample is taken for each sample, and averaged over those with such a voxel.
+
+    Args:
+        term: loss of ``(B, classes, *S)`` logits against ``(B, 1, *S)`` class indices, for any number of axes ``S``.
+        per_sample: the loss sums over the grid of each sample on its own.
+    """
+
+    def __init__(self, term: nn.Module, *, per_sample: bool) -> None:
+        super().__init__()
+        self.term = term
+        self.per_sample = per_sample
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the scalar loss; 0 where no voxel has a reference."""
+        known = target[:, 0] != IGNORED
+        if bool(known.all()):
+            loss: Tensor = self.term(logits, target)
+            return loss
+        samples = [slice(number, number + 1) for number in range(len(target))] if self.per_sample else [slice(None)]
+        losses = [self.term(*_taken(logits[one], target[one], known[one])) for one in samples if known[one].any()]
+        return torch.stack(losses).mean() if losses else 0.0 * logits.sum()
+
+
+def _taken(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Take voxels out of their grid: ``(1, classes, N)`` and ``(1, 1, N)``."""
+    return logits.movedim(1, -1)[known].T[None], target[:, 0][known][None, None]
 
 
 class SegmentationLoss(nn.Module):
@@ -48,6 +101,7 @@ class SegmentationLoss(nn.Module):
         self.term = term
         total = sum(weights)
         self.weights = tuple(weight / total for weight in weights)
+        self._takes_any_format = isinstance(term.term if isinstance(term, KnownVoxels) else term, DiceCrossEntropy)
 
     def forward(self, logits: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
         """Return the scalar loss.
@@ -66,5 +120,5 @@ class SegmentationLoss(nn.Module):
                 if output.shape[2:] == label.shape[2:]
                 else F.interpolate(label.float(), size=output.shape[2:], mode="nearest")
             )
-            loss = loss + weight * self.term(output.float(), target)
+            loss = loss + weight * self.term(output if self._takes_any_format else output.float(), target)
         return loss

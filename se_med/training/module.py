@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from se_med.config.experiment import Config
+from se_med.data.plan import Plan
 from se_med.data.stream import batch_checksums, extend_digest
 from se_med.errors import RunError
 from se_med.training import processes
@@ -29,15 +30,16 @@ class SegmentationModule(LightningModule):
     Args:
         network: maps ``(B, C, *S)`` to logits ``(B, classes, *S)``, or a list of them with deep supervision.
         config: the effective configuration (``training.steps`` is set).
+        plan: what the loss has to know about the data.
         state: where to start; a new ``TrainingState`` for the beginning.
     """
 
-    def __init__(self, network: nn.Module, config: Config, state: TrainingState) -> None:
+    def __init__(self, network: nn.Module, config: Config, plan: Plan, state: TrainingState) -> None:
         super().__init__()
         self.config = config
         self.steps = config.training.steps or 0
         self.network = network
-        self.loss = build_loss(config.training, config.network.deep_supervision)
+        self.loss = build_loss(config.training, config.network.deep_supervision, plan)
         self.average: AveragedModel | None = None
         if config.training.ema is not None:
             self.average = build_average(network, config.training.ema)

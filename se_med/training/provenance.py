@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import se_med
+from se_med.fused.kernels import library
 
 _PACKAGES = ("torch", "monai", "lightning", "nibabel", "numpy", "scipy")
 
@@ -26,6 +27,7 @@ def numerical_environment(precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "kernels": library() is not None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "processor": _processor(),
         "torch": str(torch.__version__),

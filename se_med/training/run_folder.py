@@ -71,6 +71,11 @@ class RunFolder:
         return self.path / "provenance.json"
 
     @property
+    def tracking(self) -> Path:
+        """What the logs of the trackers are called; only where there are trackers."""
+        return self.path / "tracking.json"
+
+    @property
     def log(self) -> Path:
         """What was said while the run went on."""
         return self.path / "log.txt"

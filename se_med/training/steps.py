@@ -16,12 +16,14 @@ from se_med.progress import Advance
 from se_med.training import processes
 from se_med.training.checkpoint import TrainingState
 from se_med.training.course import Course, Scores
+from se_med.training.early_stopping import SELECTION
 from se_med.training.interruption import Interruption
 from se_med.training.metrics_log import MetricsLog
 from se_med.training.module import SegmentationModule
 from se_med.training.provenance import numerical_environment
 from se_med.training.run_data import RunData
 from se_med.training.run_folder import RunFolder
+from se_med.training.tracking import Tracking
 from se_med.training.transfer import freeze, take_weights
 from se_med.training.validation import Validation
 
@@ -35,16 +37,20 @@ def build_module(data: RunData, state: TrainingState) -> SegmentationModule:
     if config.training.init_from is not None and state.step == 0:
         take_weights(network, config.training.init_from)
     freeze(network, config.training.freeze)
-    return SegmentationModule(network.to(resolve_device(config.training.device)), config, state)
+    return SegmentationModule(network.to(resolve_device(config.training.device)), config, plan, state)
 
 
 def build_stream(data: RunData) -> PatchStream:
     """Make the stream of training patches."""
     config = data.config
-    return PatchStream(data.train, data.plan, config.augmentation, config.training.foreground, config.seed)
+    return PatchStream(
+        data.train, data.plan, config.augmentation, config.training.foreground, config.seed, config.data.empty_slices
+    )
 
 
-def train_steps(run: RunFolder, data: RunData, module: SegmentationModule, interruption: Interruption, advance: Advance) -> None:
+def train_steps(
+    run: RunFolder, data: RunData, module: SegmentationModule, interruption: Interruption, advance: Advance, tracking: Tracking
+) -> None:
     """Make the steps that are left, or stop after one of them when asked to.
 
     With several processes this one starts the others as copies of its own command; each comes to its own call of this
@@ -56,6 +62,7 @@ def train_steps(run: RunFolder, data: RunData, module: SegmentationModule, inter
         module: holds the state to start from; afterwards it holds the state that was reached.
         interruption: tells that a signal has asked to stop.
         advance: told the number of steps made.
+        tracking: the trackers of the run.
     """
     config, training = data.config, data.config.training
     device = resolve_device(training.device)
@@ -71,7 +78,8 @@ def train_steps(run: RunFolder, data: RunData, module: SegmentationModule, inter
         checkpoint=run.checkpoint,
         metrics=MetricsLog(run.metrics, module.progress.step),
         epoch_steps=epoch_steps(config, data.plan.batch_size, len(data.train)),
-        validate=partial(_dice, Validation(data.validation, config, data.plan), interruption),
+        tracking=tracking,
+        validate=partial(_dice, Validation(data.watched, config, data.plan), SELECTION if data.selection else "", interruption),
         validation_steps=validation_steps(module.steps, training.validations),
         interruption=interruption,
         advance=advance,
@@ -113,10 +121,10 @@ def validation_steps(steps: int, validations: int) -> frozenset[int]:
     return frozenset(round(steps * part / validations) for part in range(1, validations)) - {0, steps}
 
 
-def _dice(validation: Validation, interruption: Interruption, module: SegmentationModule) -> Scores | None:
+def _dice(validation: Validation, prefix: str, interruption: Interruption, module: SegmentationModule) -> Scores | None:
     scores = validation(module.exported, stop=lambda: interruption.requested)
     if scores is None:
         return None
     summary = summarise(scores, tolerance=validation.config.evaluation.tolerance)
     dice = {"mean_dice": summary.mean_dice, **{f"dice_{name}": value for name, value in summary.dice.items()}}
-    return {name: value for name, value in dice.items() if value is not None}
+    return {f"{prefix}{name}": value for name, value in dice.items() if value is not None}

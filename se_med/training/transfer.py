@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from se_med.errors import UsageError
-from se_med.inference.model import load_model
+from se_med.inference.model import AUXILIARY_HEAD, load_model
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,14 @@ def take_weights(network: nn.Module, run: Path) -> tuple[str, ...]:
     network.load_state_dict(fitting, strict=False)
     kept = tuple(name for name in own if name not in fitting)
     unused = [name for name in given if name not in fitting]
+    heads = [name for name in kept if AUXILIARY_HEAD.match(name)]
+    others = [name for name in kept if name not in heads]
     log.info("start: %d of %d tensors from %s", len(fitting), len(own), run)
-    for what, names in (("not in that run, started anew", kept), ("of that run not used", unused)):
+    for what, names in (
+        ("not in that run, started anew", others),
+        ("of auxiliary heads (deep supervision) not loaded, since finished runs do not store them", heads),
+        ("of that run not used", unused),
+    ):
         if names:
             log.info("start: %d tensors %s: %s", len(names), what, _listed(names))
     return kept

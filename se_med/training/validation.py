@@ -13,7 +13,7 @@ from se_med.data.plan import Plan
 from se_med.errors import UsageError
 from se_med.evaluation.metrics import StructureScore, score_case
 from se_med.inference.predictor import Predictor
-from se_med.io.nifti import read_label
+from se_med.io.images import read_label
 from se_med.training import processes
 
 log = logging.getLogger(__name__)
@@ -92,4 +92,5 @@ class Validation:
             self.plan.labels,
             self.config.evaluation.tolerance,
             surfaces=surfaces,
+            ignore_label=self.plan.ignore_label,
         )

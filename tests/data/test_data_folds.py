@@ -131,3 +131,47 @@ def test_the_frozen_hippocampus_folds_fit_the_data():
     data = DataConfig(root=data_sets.real_data("hippocampus"), split=FROZEN, fold=4)
     fold = select_fold(find_dataset(data), data)
     assert (len(fold.train), len(fold.validation)) == (167, 41)
+
+
+def test_selection_is_taken_from_the_training_cases_by_whole_groups():
+    groups = {f"p{patient}_{scan}": f"p{patient}" for patient in range(10) for scan in range(2)}
+    dataset = data_sets.dataset(*groups, groups=groups)
+    plain = select_fold(dataset, DataConfig())
+    fold = select_fold(dataset, DataConfig(selection=0.25))
+    assert fold.validation == plain.validation
+    assert sorted((*fold.train, *fold.selection)) == sorted(plain.train)
+    assert len(fold.selection) == 4
+    assert {groups[name] for name in fold.selection}.isdisjoint(groups[name] for name in fold.train)
+    assert fold == select_fold(dataset, DataConfig(selection=0.25))
+    drawn = {select_fold(dataset, DataConfig(selection=0.25, fold_seed=seed)).selection for seed in range(5)}
+    assert len(drawn) > 1
+
+
+def test_selection_that_leaves_nothing_to_train_on_is_refused():
+    groups = {"a1": "a", "a2": "a", "b1": "b"}
+    with pytest.raises(UsageError, match=r"data\.selection: 0\.1 .* leaves none to train on"):
+        select_fold(data_sets.dataset(*groups, groups=groups), DataConfig(folds=2, selection=0.1))
+
+
+def test_selection_of_a_split_file_is_read_written_and_checked(tmp_path):
+    path = tmp_path / "split.json"
+    fold = Fold(("a",), ("b",), ("c",))
+    write_split(path, [fold, Fold(("a",), ("b",))])
+    assert read_split(path) == (fold, Fold(("a",), ("b",)))
+    dataset = data_sets.dataset("a", "b", "c")
+    assert select_fold(dataset, DataConfig(split=path)) == fold
+    with pytest.raises(UsageError, match="has a selection of its own"):
+        select_fold(dataset, DataConfig(split=path, selection=0.5))
+    assert select_fold(data_sets.dataset("a", "b", "c"), DataConfig(split=path, fold=1)).selection == ()
+    for wrong, message in (
+        (Fold(("a",), ("b",), ("b",)), "'b' is in validation and in selection"),
+        (Fold(("a",), ("b",), ("a",)), "'a' is in train and in selection"),
+        (Fold(("a",), ("b",), ("x",)), "no case is named 'x'"),
+    ):
+        write_split(path, [wrong])
+        with pytest.raises(DataError, match=message):
+            select_fold(dataset, DataConfig(split=path))
+    grouped = data_sets.dataset("p1_a", "p1_b", "p2_a", groups={"p1_a": "p1", "p1_b": "p1", "p2_a": "p2"})
+    write_split(path, [Fold(("p1_a",), ("p2_a",), ("p1_b",))])
+    with pytest.raises(DataError, match="'p1_b' is for selection, 'p1_a' of the same group 'p1' is trained on"):
+        select_fold(grouped, DataConfig(split=path))

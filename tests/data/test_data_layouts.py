@@ -123,8 +123,8 @@ def test_a_folder_without_cases_says_what_was_looked_for(tmp_path):
         find(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels/a.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"labels: no volumes, looked for \.nii\.gz and \.nii; found \.png"):
+    (tmp_path / "labels/a.mha").write_bytes(b"")
+    with pytest.raises(DataError, match=r"labels: no images, looked for \.nii\.gz, \.nii, \.png, .*; found \.mha"):
         find(tmp_path)
     data_sets.describe(tmp_path, training=[])
     with pytest.raises(DataError, match="no cases found"):

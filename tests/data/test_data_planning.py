@@ -7,11 +7,12 @@ import data_sets
 import pytest
 
 from se_med.config.experiment import Config
+from se_med.data.axes import GIVEN
 from se_med.data.case import Dataset
 from se_med.data.fingerprint import Fingerprint, Intensities, take_fingerprint
 from se_med.data.layouts import find_dataset
 from se_med.data.plan import Plan
-from se_med.data.planning import GIVEN, make_plan, resolve
+from se_med.data.planning import make_plan, resolve
 from se_med.errors import UsageError
 
 HIPPOCAMPUS = {"shape": (35, 50, 36), "labels": {"Anterior": 1, "Posterior": 2}}
@@ -211,9 +212,9 @@ def test_resolve_completes_the_configuration_and_keeps_what_was_set():
     config = data_sets.config(network={"features": (8, 16, 32), "norm": "batch"}, data={"fold": 3}, attention="scse")
     made = plan(config, **HIPPOCAMPUS)
     complete = resolve(config, made)
-    assert complete.network.model_dump(exclude={"strides", "kernels", "stem"}) == config.network.model_dump(
-        exclude={"strides", "kernels", "stem"}
-    )
+    planned = {"spatial_dims", "strides", "kernels", "stem"}
+    assert complete.network.model_dump(exclude=planned) == config.network.model_dump(exclude=planned)
+    assert complete.network.spatial_dims == made.spatial_dims == 3
     assert complete.attention == config.attention
     assert (complete.network.strides, complete.network.stem) == (made.strides, made.stem)
     assert (complete.training.patch, complete.training.batch_size) == (made.patch, made.batch_size)

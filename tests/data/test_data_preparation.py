@@ -13,8 +13,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from prepared_samples import blobs, plan_of, volume
 from scipy.spatial.transform import Rotation
 
+from se_med.data.padding import pad_to
 from se_med.data.plan import Normalisation
-from se_med.data.preparation import Preparation, pad_to
+from se_med.data.preparation import Preparation
 from se_med.errors import ImageError, UsageError
 
 ORIENTATIONS = [

@@ -11,7 +11,7 @@ import torch
 from prepared_samples import augmentation, blobs, no_augmentation, plan_of, prepared_cases, slice_plan, write_case
 
 from se_med.data.cache import prepare_cases
-from se_med.data.preparation import pad_to
+from se_med.data.padding import pad_to
 from se_med.data.stream import PatchStream, StepSampler, batch_digest, make_loader
 
 BATCHES, BATCH = 6, 4

@@ -175,7 +175,7 @@ def test_paths_that_cannot_be_are_refused(folders, tmp_path):
     prediction, reference = folders
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("x")
-    for bad, message in (("nowhere", "does not exist"), ("empty", "no volumes"), ("text.txt", "not a volume")):
+    for bad, message in (("nowhere", "does not exist"), ("empty", "no images"), ("text.txt", "not an image")):
         with pytest.raises(UsageError, match=f"{bad}: {message}"):
             evaluate_folder(tmp_path / bad, reference, LABELS)
         with pytest.raises(UsageError, match=f"{bad}: {message}"):

@@ -172,8 +172,8 @@ def refusals(images, tmp_path):
     linked.symlink_to(images)
     return {
         "nowhere: does not exist": ([tmp_path / "nowhere"], out),
-        "text.txt: not a volume": ([images / "text.txt"], out),
-        "empty: no volumes": ([tmp_path / "empty"], out),
+        "text.txt: not an image": ([images / "text.txt"], out),
+        "empty: no images": ([tmp_path / "empty"], out),
         "no input given": ([], out),
         "are all case 'a' and would have one result": ([images, other], out),
         "is the input folder too": ([images], images),

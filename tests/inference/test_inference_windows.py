@@ -7,7 +7,7 @@ from tiny_model import make_config, make_network, make_plan, make_predictor
 from torch import nn
 
 from se_med.config.inference import InferenceConfig
-from se_med.data.preparation import pad_to
+from se_med.data.padding import pad_to
 from se_med.errors import RunError
 from se_med.inference.windows import segment
 

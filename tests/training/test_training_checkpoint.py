@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from se_med.errors import RunError
-from se_med.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from se_med.training.checkpoint import CHECKPOINT_VERSION, TrainingState, load_checkpoint, save_checkpoint
 
 
 def state() -> TrainingState:
@@ -83,6 +83,6 @@ def test_foreign_content_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
     with pytest.raises(RunError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "a.ckpt")
-    torch.save({"version": 1, "step": 3}, tmp_path / "b.ckpt")
+    torch.save({"version": CHECKPOINT_VERSION, "step": 3}, tmp_path / "b.ckpt")
     with pytest.raises(RunError, match="not those of a checkpoint"):
         load_checkpoint(tmp_path / "b.ckpt")

@@ -12,8 +12,9 @@ from pathlib import Path
 from se_med.config.data import DataConfig
 from se_med.data.case import Case, Dataset, refuse
 from se_med.data.layouts import folders, msd
-from se_med.data.layouts.description import common_modality, read_description
+from se_med.data.layouts.description import Description, common_modality, read_description
 from se_med.data.layouts.layout import Layout
+from se_med.data.layouts.pairing import pair_patterns
 from se_med.errors import DataError, UsageError
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (msd.LAYOUT, folders.LAYOUT)}
@@ -38,25 +39,34 @@ def find_dataset(data: DataConfig) -> Dataset:
         found = "is a file, not a folder" if root.exists() else "does not exist"
         raise UsageError(f"data.root: {root} {found}")
     description = read_description(root)
-    if data.layout == "auto":
-        layout = next((layout for layout in LAYOUTS.values() if layout.detect(root, description)), None)
-        if layout is None:
-            looked_for = "; or ".join(layout.looks_for for layout in LAYOUTS.values())
-            raise DataError(f"{root}: no data set found; looked for {looked_for}")
+    if data.image_files is not None and data.label_files is not None:
+        layout = folders.LAYOUT
+        cases = pair_patterns(root, data.image_files, data.label_files)
     else:
-        layout = LAYOUTS[data.layout]
-    cases = layout.read(root, description)
+        layout = _choose_layout(data.layout, root, description)
+        cases = layout.read(root, description)
     if not cases:
         raise DataError(f"{root}: no cases found; looked for {layout.looks_for}")
     channels = description.channels()
     return Dataset(
         cases=_grouped(root, sorted(cases, key=lambda case: case.name), data.group),
-        labels=dict(data.labels) if data.labels is not None else description.labels(),
+        labels=dict(data.labels) if data.labels is not None else description.labels(data.ignore_label),
         channels=channels,
         modality=common_modality(channels) if data.modality == "auto" else data.modality,
         layout=layout.name,
         root=root,
+        ignore_label=data.ignore_label,
     )
+
+
+def _choose_layout(name: str, root: Path, description: Description) -> Layout:
+    if name != "auto":
+        return LAYOUTS[name]
+    for layout in LAYOUTS.values():
+        if layout.detect(root, description):
+            return layout
+    looked_for = "; or ".join(layout.looks_for for layout in LAYOUTS.values())
+    raise DataError(f"{root}: no data set found; looked for {looked_for}, or set data.image_files and data.label_files")
 
 
 def _grouped(root: Path, cases: list[Case], pattern: str | None) -> tuple[Case, ...]:

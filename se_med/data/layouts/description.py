@@ -31,13 +31,17 @@ class Description:
     path: Path
     content: dict[str, Any] = field(default_factory=dict)
 
-    def labels(self) -> dict[str, int] | None:
+    def labels(self, ignore_label: int | None = None) -> dict[str, int] | None:
         """Return name and value of each structure, sorted by value, background left out; None where not declared.
 
         Both `{"1": "liver"}` (Decathlon) and `{"liver": 1}` (nnU-Net) are read.
 
+        Args:
+            ignore_label: value of voxels without a reference, which is no structure, whatever its name.
+
         Raises:
-            DataError: the labels have neither form, or repeat a name or a value.
+            DataError: the labels have neither form, repeat a name or a value, or declare `ignore` (nnU-Net's name of voxels
+                without a reference) with another value.
         """
         entries = self.content.get("labels")
         if entries is None:
@@ -52,9 +56,10 @@ class Description:
             raise self.error(
                 'labels: write {"1": "name"} or {"name": 1}, or set data.labels; regions of several values are not read'
             )
-        structures = sorted(((name, value) for name, value in pairs if value != 0), key=lambda pair: pair[1])
-        if any(name == "ignore" for name, _ in structures):
-            raise self.error("labels: the value 'ignore' (voxels without a reference) is not supported; set data.labels")
+        structures = sorted(((name, value) for name, value in pairs if value not in (0, ignore_label)), key=lambda pair: pair[1])
+        for name, value in structures:
+            if name == "ignore":
+                raise self.error(f"labels: {value} is 'ignore' (voxels without a reference); set data.ignore_label: {value}")
         if len({name for name, _ in structures}) != len(structures) or len({value for _, value in structures}) != len(structures):
             raise self.error("labels: a name or a value occurs twice")
         if not structures:

@@ -14,7 +14,7 @@ from se_med.data.layouts.description import Description
 from se_med.data.layouts.layout import Layout
 from se_med.data.layouts.pairing import CHANNEL_SUFFIX, pair_folders
 from se_med.errors import DataError
-from se_med.io.nifti import VOLUME_SUFFIXES, volume_stem
+from se_med.io.images import IMAGE_SUFFIXES, image_stem
 
 
 def detect(root: Path, description: Description) -> bool:
@@ -60,11 +60,11 @@ def _read_entry(entry: Any, description: Description) -> Case:
     images = tuple(description.inside(path) for path in named)
     label = description.inside(entry["label"])
     for path in (*images, label):
-        if not path.name.lower().endswith(VOLUME_SUFFIXES):
-            raise description.error(f"{path.name} is not a volume ({' or '.join(VOLUME_SUFFIXES)})")
+        if not path.name.lower().endswith(IMAGE_SUFFIXES):
+            raise description.error(f"{path.name} is not an image ({', '.join(IMAGE_SUFFIXES)})")
         if not path.is_file():
             raise description.error(f"the file {path} does not exist")
-    name = volume_stem(images[0])
+    name = image_stem(images[0])
     match = CHANNEL_SUFFIX.match(name)
     return Case(match["case"] if match is not None and len(images) > 1 else name, images, label)
 

@@ -1,34 +1,34 @@
-"""Finds the volumes of a folder, joins channel files, and pairs images with labels by name."""
+"""Finds the images of a folder, joins channel files, and pairs images with labels by name."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from se_med.data.case import Case, refuse
 from se_med.errors import DataError
-from se_med.io.nifti import VOLUME_SUFFIXES, volume_stem
+from se_med.io.images import IMAGE_SUFFIXES, image_stem, image_suffix
 
 CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
 
-def list_volumes(folder: Path) -> list[Path]:
-    """Return the volumes of a folder (not of its subfolders), sorted; hidden files, as macOS's `._name`, are left out.
+def list_images(folder: Path) -> list[Path]:
+    """Return the volumes and 2D images of a folder (not of its subfolders), sorted; hidden files, as `._name`, are left out.
 
     Raises:
-        DataError: the folder cannot be read or has no volume.
+        DataError: the folder cannot be read or has no image.
     """
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
-    volumes = [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)]
-    if not volumes:
+    images = [path for path in files if image_suffix(path)]
+    if not images:
         others = sorted({path.suffix for path in files if path.suffix})[:5]
         found = f"; found {', '.join(others)}" if others else "; the folder is empty" if not files else ""
-        raise DataError(f"{folder}: no volumes, looked for {' and '.join(VOLUME_SUFFIXES)}{found}")
-    return volumes
+        raise DataError(f"{folder}: no images, looked for {', '.join(IMAGE_SUFFIXES)}{found}")
+    return images
 
 
 def pair_folders(images: Path, labels: Path) -> list[Case]:
@@ -43,14 +43,45 @@ def pair_folders(images: Path, labels: Path) -> list[Case]:
     Raises:
         DataError: lists every image without a label, label without an image, repeated name and missing channel.
     """
-    label_files, problems = _by_stem(list_volumes(labels))
-    image_files, more = _by_stem(list_volumes(images))
-    problems += more
+    label_files, problems = _by_name(labels.name, [(image_stem(path), path) for path in list_images(labels)])
+    image_files, more = _by_name(images.name, [(image_stem(path), path) for path in list_images(images)])
+    return _pair(images.parent, image_files, label_files, (images.name, labels.name), problems + more)
+
+
+def pair_patterns(root: Path, image_pattern: str, label_pattern: str) -> list[Case]:
+    """Pair the files that match two patterns by what `*` stands for; it may stand for a part of a folder's or a file's name.
+
+    Files that match both patterns are labels. Numbered channels are joined as by `pair_folders`.
+
+    Args:
+        root: folder that the patterns are relative to.
+        image_pattern: pattern of the images, with one `*`.
+        label_pattern: likewise of the labels.
+
+    Raises:
+        DataError: as for `pair_folders`, or no file matches, or one that does is no image.
+    """
+    found_labels = _matches(root, label_pattern)
+    taken = {path for _, path in found_labels}
+    found_images = [entry for entry in _matches(root, image_pattern) if entry[1] not in taken]
+    odd = [path for _, path in (*found_images, *found_labels) if not image_suffix(path)]
+    refuse(root, [f"{path.relative_to(root)}: not an image ({', '.join(IMAGE_SUFFIXES)})" for path in odd])
+    for pattern, found, kind in ((image_pattern, found_images, "image"), (label_pattern, found_labels, "label")):
+        if not found:
+            raise DataError(f"{root}: no file matches data.{kind}_files {pattern!r}")
+    label_files, problems = _by_name(label_pattern, found_labels)
+    image_files, more = _by_name(image_pattern, found_images)
+    return _pair(root, image_files, label_files, (image_pattern, label_pattern), problems + more)
+
+
+def _pair(
+    root: Path, image_files: dict[str, Path], label_files: dict[str, Path], where: tuple[str, str], problems: list[str]
+) -> list[Case]:
     channels: dict[str, dict[int, Path]] = {}
-    for stem, path in image_files.items():
-        match = CHANNEL_SUFFIX.match(stem)
-        if stem in label_files or match is None:
-            name, channel = stem, 0
+    for key, path in image_files.items():
+        match = CHANNEL_SUFFIX.match(key)
+        if key in label_files or match is None:
+            name, channel = key, 0
         else:
             name, channel = match["case"], int(match["channel"])
         if channel in channels.setdefault(name, {}):
@@ -61,26 +92,37 @@ def pair_folders(images: Path, labels: Path) -> list[Case]:
     for name, files in channels.items():
         missing = [number for number in range(count) if number not in files]
         if name not in label_files:
-            problems += [f"{path.relative_to(images.parent)}: image without a label in {labels.name}" for path in files.values()]
+            problems += [f"{path.relative_to(root)}: image without a label in {where[1]}" for path in files.values()]
         elif missing or len(files) != count:
             problems.append(f"{name}: has channels {sorted(files)}, most cases have {list(range(count))}")
         else:
             cases.append(Case(name, tuple(files[number] for number in range(count)), label_files[name]))
     problems += [
-        f"{path.relative_to(labels.parent)}: label without an image in {images.name}"
+        f"{path.relative_to(root)}: label without an image in {where[0]}"
         for name, path in label_files.items()
         if name not in channels
     ]
-    refuse(images.parent, problems)
+    refuse(root, problems)
     return cases
 
 
-def _by_stem(paths: list[Path]) -> tuple[dict[str, Path], list[str]]:
+def _by_name(where: str, found: list[tuple[str, Path]]) -> tuple[dict[str, Path], list[str]]:
     files: dict[str, Path] = {}
     problems = []
-    for path in paths:
-        stem = volume_stem(path)
-        if stem in files:
-            problems.append(f"{path.parent.name}: {files[stem].name} and {path.name} have the same name; keep one")
-        files[stem] = path
+    for name, path in found:
+        if name in files:
+            problems.append(f"{where}: {files[name].name} and {path.name} have the same name; keep one")
+        files[name] = path
     return files, problems
+
+
+def _matches(root: Path, pattern: str) -> list[tuple[str, Path]]:
+    """Return the files that match a pattern and what its `*` stands for, sorted; hidden files are left out."""
+    before, after = str(PurePosixPath(pattern)).split("*")
+    found = []
+    for path in sorted(root.glob(pattern)):
+        text = path.relative_to(root).as_posix()
+        name = text[len(before) : len(text) - len(after)]
+        if path.is_file() and not path.name.startswith(".") and name:
+            found.append((name, path))
+    return found
