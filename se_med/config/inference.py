@@ -20,6 +20,11 @@ class InferenceConfig(Part):
         description="Segment flipped copies too and average the probabilities: `true` for all axes that were flipped in "
         "training, or a list of such axes (RAS). Every axis doubles the time.",
     )
+    test_time_shifts: PositiveInt = Field(
+        1,
+        description="Networks with a stem: passes over each volume, on shifted grids of the stem's blocks, whose probabilities are "
+        "averaged; 1 is a single pass, and a block has no more shifts than voxels. Time grows with the number of passes.",
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."
     )

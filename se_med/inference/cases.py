@@ -222,6 +222,7 @@ def _sidecar(predictor: Predictor, case: InputCase, segmentation: Segmentation, 
         "device": predictor.device.type,
         "precision": predictor.precision,
         "test_time_flips": list(predictor.flips),
+        "test_time_shifts": len(predictor.shifts),
         "seconds": round(seconds, 3),
     }
 

@@ -18,6 +18,7 @@ from se_med.config.experiment import Config
 from se_med.data.plan import Plan
 from se_med.data.preparation import Preparation, Prepared
 from se_med.inference.flips import choose_test_time_flips, mean_over_flips
+from se_med.inference.shifts import choose_shifts, mean_over_shifts
 from se_med.inference.model import load_model
 from se_med.inference.precision import resolve_precision
 from se_med.inference.windows import segment
@@ -66,6 +67,7 @@ class Predictor:
 
     Attributes:
         flips: axes (RAS) of the test-time flips.
+        shifts: test-time shifts, voxels per axis (RAS); one for a single pass.
 
     Raises:
         UsageError: test-time flips along an axis that was not flipped in training.
@@ -79,6 +81,7 @@ class Predictor:
         self.device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         self.precision = resolve_precision(config.inference.precision, self.device)
         self.flips = choose_test_time_flips(config)
+        self.shifts = choose_shifts(self._blocks(), config.inference.test_time_shifts)
         self.preparation = Preparation(plan)
 
     @classmethod
@@ -125,7 +128,7 @@ class Predictor:
             array: (C, X, Y, Z), as `Preparation.forward` or the cache of prepared cases gives it.
 
         Returns:
-            Logits (classes, X, Y, Z), float32, on the CPU; with test-time flips the logarithms of the mean probabilities. The
+            Logits (classes, X, Y, Z), float32, on the CPU; with test-time flips or shifts the logarithms of the mean probabilities. The
             network's training mode is left as it was.
 
         Raises:
@@ -134,9 +137,19 @@ class Predictor:
         training = self.network.training
         self.network.eval()
         try:
-            return mean_over_flips(self._segment_once, array, self.flips)
+            return mean_over_flips(self._segment_shifted, array, self.flips)
         finally:
             self.network.train(training)
+
+    def _blocks(self) -> tuple[int, ...]:
+        """Return the blocks of the stem along the three axes of the volume; 1 where there is none."""
+        blocks = list(self.config.network.stem or (1,) * len(self.plan.patch))
+        if self.plan.slice_axis is not None:
+            blocks.insert(self.plan.slice_axis, 1)
+        return tuple(blocks)
+
+    def _segment_shifted(self, array: NDArray[np.float32]) -> Tensor:
+        return mean_over_shifts(self._segment_once, array, self.shifts)
 
     def _segment_once(self, array: NDArray[np.float32]) -> Tensor:
         return segment(self.network, array, self.plan, self.config.inference, self.device)
