@@ -72,6 +72,13 @@ class TrainingConfig(Part):
         "one_cycle", description="Course of the learning rate. All but one_cycle start with a linear warm-up."
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    final_rate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the highest rate at which the schedule ends. The averaged weights (ema) of a rate that stays up can "
+        "be better than those of one that falls to nothing, where training is long for the number of cases.",
+    )
     gradient_clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient; null never clips.")
     ema: float | None = Field(
         0.998,

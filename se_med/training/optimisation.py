@@ -32,7 +32,7 @@ def learning_rate(step: int, steps: int, training: TrainingConfig) -> float:
         steps: number of steps of the run.
         training: highest rate, schedule and share of warm-up. `one_cycle` rises along a half cosine from 1/25 of the highest
             rate and falls along another to 1/10000 of where it started (Smith and Topin 2018, arXiv 1708.07120, in the form of
-            torch's OneCycleLR); the others rise linearly from 1/100.
+            torch's OneCycleLR); the others rise linearly from 1/100. None falls below ``final_rate`` of the highest rate.
     """
     top = training.learning_rate
     warm = max(1, round(training.warmup * steps)) if training.warmup > 0 else 0
@@ -43,9 +43,10 @@ def learning_rate(step: int, steps: int, training: TrainingConfig) -> float:
     progress = (step - warm) / max(1, steps - warm)
     if training.schedule == "constant":
         return top
+    last = top * training.final_rate
     if training.schedule == "polynomial":
-        return float(top * (1 - progress) ** 0.9)
-    return _half_cosine(top, top / 25e4 if one_cycle else 0.0, progress)
+        return float(last + (top - last) * (1 - progress) ** 0.9)
+    return _half_cosine(top, max(last, top / 25e4) if one_cycle else last, progress)
 
 
 def _half_cosine(start: float, end: float, progress: float) -> float:

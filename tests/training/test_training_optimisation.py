@@ -38,6 +38,16 @@ def test_every_schedule_rises_to_the_top_and_never_above(schedule):
         assert rates[-1] < 0.02 * max(rates)
 
 
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "polynomial"])
+def test_a_schedule_ends_at_its_final_rate(schedule):
+    training = TrainingConfig(steps=200, schedule=schedule, learning_rate=0.02, final_rate=0.3)
+    rates = [learning_rate(step, 200, training) for step in range(200)]
+    assert max(rates) == pytest.approx(0.02)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(0.006, rel=0.02)
+    assert rates[-1] >= 0.006
+
+
 def test_norms_and_biases_are_not_decayed():
     network = small_network()
     optimizer = build_optimizer(network, TrainingConfig(weight_decay=0.1))
