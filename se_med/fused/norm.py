@@ -115,7 +115,7 @@ class _NormAct(torch.autograd.Function):
         pooled, excited = ctx.excitation
         if excited is not None:
             wanted = [pooled, *(parameter for parameter in ctx.parameters if parameter.requires_grad)]
-            found = iter(torch.autograd.grad(excited, wanted, rows[:, 2].to(excited.dtype)))
+            found = iter(torch.autograd.grad(excited, wanted, rows[:, 2].to(excited.dtype), retain_graph=True))
             squeezed = next(found) / voxels
             grads = [next(found) if parameter.requires_grad else None for parameter in ctx.parameters]
             du, duxhat = du + squeezed * slopes[:, 0], duxhat + squeezed * slopes[:, 1]
