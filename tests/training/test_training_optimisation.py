@@ -44,7 +44,7 @@ def test_a_schedule_ends_at_its_final_rate(schedule):
     rates = [learning_rate(step, 200, training) for step in range(200)]
     assert max(rates) == pytest.approx(0.02)
     assert rates[20:] == sorted(rates[20:], reverse=True)
-    assert rates[-1] == pytest.approx(0.006, rel=0.02)
+    assert rates[-1] == pytest.approx(0.006, rel=0.05)
     assert rates[-1] >= 0.006
 
 
