@@ -22,8 +22,8 @@ class InferenceConfig(Part):
     )
     test_time_shifts: PositiveInt = Field(
         1,
-        description="Networks with a stem: passes over each volume, on shifted grids of the stem's blocks, whose probabilities are "
-        "averaged; 1 is a single pass, and a block has no more shifts than voxels. Time grows with the number of passes.",
+        description="Networks with a stem: passes over each volume, on shifted grids of the stem's blocks, whose probabilities "
+        "are averaged; 1 is a single pass, and a block has no more shifts than voxels. Time grows with the number of passes.",
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."

@@ -76,8 +76,8 @@ class TrainingConfig(Part):
         0.0,
         ge=0,
         le=1,
-        description="Share of the highest rate at which the schedule ends. The averaged weights (ema) of a rate that stays up can "
-        "be better than those of one that falls to nothing, where training is long for the number of cases.",
+        description="Share of the highest rate at which the schedule ends. The averaged weights (ema) of a rate that stays up "
+        "can be better than those of one that falls to nothing, where training is long for the number of cases.",
     )
     gradient_clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient; null never clips.")
     ema: float | None = Field(

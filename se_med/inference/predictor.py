@@ -18,9 +18,9 @@ from se_med.config.experiment import Config
 from se_med.data.plan import Plan
 from se_med.data.preparation import Preparation, Prepared
 from se_med.inference.flips import choose_test_time_flips, mean_over_flips
-from se_med.inference.shifts import choose_shifts, mean_over_shifts
 from se_med.inference.model import load_model
 from se_med.inference.precision import resolve_precision
+from se_med.inference.shifts import choose_shifts, mean_over_shifts
 from se_med.inference.windows import segment
 from se_med.io.images import read_image, read_images
 from se_med.io.nifti import Volume
@@ -128,8 +128,8 @@ class Predictor:
             array: (C, X, Y, Z), as `Preparation.forward` or the cache of prepared cases gives it.
 
         Returns:
-            Logits (classes, X, Y, Z), float32, on the CPU; with test-time flips or shifts the logarithms of the mean probabilities. The
-            network's training mode is left as it was.
+            Logits (classes, X, Y, Z), float32, on the CPU; with test-time flips or shifts the logarithms of the mean
+            probabilities. The network's training mode is left as it was.
 
         Raises:
             RunError: the logits are not finite.

@@ -1,7 +1,7 @@
 """Test-time shifts: a volume is segmented on several grids of the stem's blocks, and the probabilities are averaged.
 
-A space-to-depth stem cuts the volume into blocks of voxels, and where the cuts fall is an accident of the volume's corner. The mean
-over shifts of the grid is cycle spinning (Coifman and Donoho 1995, Translation-invariant de-noising).
+A space-to-depth stem cuts the volume into blocks of voxels, and where the cuts fall is an accident of the volume's corner. The
+mean over shifts of the grid is cycle spinning (Coifman and Donoho 1995, Translation-invariant de-noising).
 """
 
 from __future__ import annotations
