@@ -71,10 +71,7 @@ class ChannelGate(SqueezingGate):
         if self.squeezes != (mean,):
             return None
         parameters = tuple(self.parameters())
-        return Gating("channel", lambda pooled: self._blended(outside_autocast(self._excite, pooled[None])), parameters)
-
-    def _blended(self, weight: Tensor) -> Tensor:
-        return weight if self.strength is None else 1 + self.strength.to(weight.dtype) * (weight - 1)
+        return Gating("channel", lambda pooled: self.blended(outside_autocast(self._excite, pooled[None])), parameters)
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""

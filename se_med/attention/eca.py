@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from se_med.attention.gate import at_least_one, outside_autocast
 from se_med.attention.squeeze import mean
 from se_med.attention.squeezing import SqueezingGate
+from se_med.fused.norm import Gating
 
 
 class EfficientChannelGate(SqueezingGate):
@@ -47,6 +48,10 @@ class EfficientChannelGate(SqueezingGate):
     def moments_only(self) -> bool:
         """Whether nothing but means is squeezed: always."""
         return True
+
+    def gating(self) -> Gating:
+        """Return the gate for the fused kernels."""
+        return Gating("channel", lambda pooled: self.blended(outside_autocast(self._excite, pooled)), tuple(self.parameters()))
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""

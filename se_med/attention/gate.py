@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from se_med.fused.lines import LineGating
 from se_med.fused.norm import Gating
 
 Kind = Literal["channel", "spatial", "both", "normalisation", "skip", "control"]
@@ -69,7 +70,7 @@ class Gate(nn.Module):
         """Whether all voxels of a channel get the same weight."""
         return self.kind == "channel"
 
-    def gating(self) -> Gating | None:
+    def gating(self) -> Gating | LineGating | None:
         """Return the block in the terms of the fused kernels; None for one that they do not know."""
         return None
 
@@ -79,7 +80,10 @@ class Gate(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the factor on ``x``, the blend of ``identity_start`` included, ``(B, C or 1, *spatial or ones)``."""
-        weight = self.weigh(x)
+        return self.blended(self.weigh(x))
+
+    def blended(self, weight: Tensor) -> Tensor:
+        """Return the factor ``weight``, or with ``identity_start`` 1 + strength (weight - 1)."""
         return weight if self.strength is None else 1 + self.strength.to(weight.dtype) * (weight - 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from se_med.attention.gate import CONVOLUTIONS, Gate, hidden_width, wide
+from se_med.fused.lines import WIDEST, LineGating
 
 
 class ProjectExcite(Gate):
@@ -43,6 +44,20 @@ class ProjectExcite(Gate):
         hidden = hidden_width(channels, reduction, min_hidden)
         self.conv1 = CONVOLUTIONS[spatial_dims](channels, hidden, kernel_size=1)
         self.conv2 = CONVOLUTIONS[spatial_dims](hidden, channels, kernel_size=1)
+
+    def gating(self) -> LineGating | None:
+        """Return the gate for the fused kernels, which know neither the blend of ``identity_start`` nor very wide layers."""
+        bias, second = self.conv1.bias, self.conv2.bias
+        if self.strength is not None or bias is None or second is None or self.conv1.out_channels > WIDEST:
+            return None
+        return LineGating(self._project, (self.conv1.weight, bias), self.conv2.weight, second)
+
+    def _project(self, lines: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Apply the first layer to lines ``(B, lines, C)``; its bias goes to those of the first axis, which every voxel has."""
+        weight, bias = self.conv1.weight.flatten(1), cast("Tensor", self.conv1.bias)
+        with torch.autocast(lines.device.type, enabled=False):
+            first, others = lines.to(weight.dtype).split((axes[0], sum(axes[1:])), 1)
+            return torch.cat((F.linear(first, weight, bias), F.linear(others, weight)), 1)
 
     def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each channel and voxel, ``(B, C, *spatial)``."""

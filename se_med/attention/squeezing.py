@@ -27,8 +27,7 @@ class SqueezingGate(Gate):
 
     def gate(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the factor on ``x``, the blend of ``identity_start`` included, ``(B, C or 1, *spatial or ones)``."""
-        weight = self.weigh(x, source, mask)
-        return weight if self.strength is None else 1 + self.strength.to(weight.dtype) * (weight - 1)
+        return self.blended(self.weigh(x, source, mask))
 
     def forward(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return ``x`` times its gate, ``(B, C, *spatial)``, in the number format of ``x``."""

@@ -14,6 +14,7 @@
  */
 #include <math.h>
 
+#include "fold.h"
 #include "vectors.h"
 
 #define CHUNK 1024         /* voxels whose sums are formed together */
@@ -46,15 +47,6 @@ static Chunk chunk_at(const Map *m, int64_t number) {
     return chunk;
 }
 
-/* u = a x + b, with both folded from norm and statistics. */
-INLINE void fold(const Map *m, int64_t sample, float *a, float *b) {
-    const float *mean = m->mean + sample * m->channels, *rstd = m->rstd + sample * m->channels;
-    for (int64_t c = 0; c < m->channels; c++) {
-        a[c] = m->weight[c] * rstd[c];
-        b[c] = m->bias[c] - a[c] * mean[c];
-    }
-}
-
 /* Sums of x - origin and of its square, where the origin is the sample's first voxel: the variance then loses no digits. */
 INLINE void moments_of(const Map *m, int64_t number, int format) {
     Chunk at = chunk_at(m, number);
@@ -84,7 +76,7 @@ INLINE void slopes_of(const Map *m, int64_t number, int format) {
     int64_t channels = m->channels, base = at.sample * m->voxels;
     const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
     float x[WIDEST], a[WIDEST], b[WIDEST], first[WIDEST], second[WIDEST];
-    fold(m, at.sample, a, b);
+    fold(channels, m->weight, m->bias, mean, rstd, a, b);
     memset(first, 0, sizeof(float) * (size_t)channels);
     memset(second, 0, sizeof(float) * (size_t)channels);
     for (int64_t v = at.first; v < at.last; v++) {
@@ -105,9 +97,10 @@ INLINE void forward_of(const Map *m, int64_t number, int format, int mode) {
     Chunk at = chunk_at(m, number);
     const float slope = m->slope;
     int64_t channels = m->channels, base = at.sample * m->voxels;
+    const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
     const float *w = m->w, *gate = m->gate + at.sample * channels;
     float a[WIDEST], b[WIDEST], y[WIDEST];
-    fold(m, at.sample, a, b);
+    fold(channels, m->weight, m->bias, mean, rstd, a, b);
     for (int64_t v = at.first; v < at.last; v++) {
         load(y, m->x, (base + v) * channels, channels, format);
 #pragma omp simd
@@ -156,7 +149,7 @@ INLINE void sums_of(const Map *m, int64_t number, int format, int mode) {
     const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
     const float *w = m->w, *gate = m->gate + at.sample * channels;
     float a[WIDEST], b[WIDEST], x[WIDEST], y[WIDEST], d[WIDEST], du[WIDEST], duxhat[WIDEST], dgate[WIDEST], dw[WIDEST], dw0 = 0;
-    fold(m, at.sample, a, b);
+    fold(channels, m->weight, m->bias, mean, rstd, a, b);
     memset(du, 0, bytes);
     memset(duxhat, 0, bytes);
     memset(dgate, 0, bytes);
@@ -211,7 +204,7 @@ INLINE void backward_of(const Map *m, int64_t number, int format, int mode) {
     const float *w = m->w, *gate = m->gate + at.sample * channels, *row = m->partial + at.sample * 3 * channels;
     const float *mean_du = row, *mean_duxhat = row + channels, *squeezed = row + 2 * channels;
     float a[WIDEST], b[WIDEST], x[WIDEST], y[WIDEST], d[WIDEST];
-    fold(m, at.sample, a, b);
+    fold(channels, m->weight, m->bias, mean, rstd, a, b);
     for (int64_t v = at.first; v < at.last; v++) {
         load(x, m->x, (base + v) * channels, channels, format);
         load(d, m->dz, (base + v) * channels, channels, format);

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from se_med.fused.kernels import Pass, memory_format, usable
+from se_med.fused.lines import CONVOLUTIONS, LineGating, NormLines
 
 __all__ = ["PLAIN", "Gating", "memory_format", "norm_act", "usable"]
 
@@ -38,10 +38,9 @@ class Gating:
 
 
 PLAIN = Gating("plain")
-CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
 
 
-def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: Gating = PLAIN) -> Tensor:
+def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: Gating | LineGating = PLAIN) -> Tensor:
     """Return the gated leaky ReLU of the instance norm of ``x``, ``(B, C, *spatial)`` in its number format, channels last.
 
     Sums are float32 or wider whatever the format. It keeps ``x`` for the backward pass, and one number per voxel with a spatial
@@ -56,7 +55,8 @@ def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: flo
         gating: the gate; none by default.
     """
     tensors = (x, weight, bias, gating.weight, gating.bias)
-    return _NormAct.apply(*tensors, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
+    function = NormLines if isinstance(gating, LineGating) else _NormAct
+    return function.apply(*tensors, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
 
 
 class _NormAct(torch.autograd.Function):

@@ -23,6 +23,8 @@ BLOCKS = {
     "plain": None,
     "channel": ("cse", {}),
     "blended channel": ("cse", {"identity_start": True, "gate_function": "tanh"}),
+    "neighbours": ("eca", {}),
+    "lines": ("pe", {}),
     "spatial": ("sse", {}),
     "larger": ("scse", {"aggregation": "max"}),
     "sum": ("scse", {"aggregation": "add"}),
@@ -99,8 +101,9 @@ def test_bf16_rounds_once():
     assert norm_act(x, weight, bias, 1e-5, 0.01)[0, 0].isnan().all()
 
 
-def test_results_do_not_depend_on_the_number_of_threads():
-    x, norm, gate = setting(3, 32, (20, 18, 14), BLOCKS["larger"], 0)
+@pytest.mark.parametrize("name", ["larger", "lines"])
+def test_results_do_not_depend_on_the_number_of_threads(name):
+    x, norm, gate = setting(3, 32, (20, 18, 14), BLOCKS[name], 0)
     x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
     before, found = torch.get_num_threads(), []
     try:
@@ -124,7 +127,8 @@ def test_what_the_kernels_do_not_know_is_left_to_torch(monkeypatch):
     assert not usable(torch.zeros(1, 4096, 1, 2))
     for block, options in (("cse", {"squeeze": "max"}), ("scse", {"aggregation": "concat"}), ("cbam", {})):
         assert create_attention(block, 8, 2, **options).gating() is None
-    assert create_attention("sse", 8, 2, identity_start=True).gating() is None
+    for block in ("sse", "pe"):
+        assert create_attention(block, 8, 2, identity_start=True).gating() is None
     kernels.library.cache_clear()
     monkeypatch.setenv("SE_MED_NO_KERNELS", "1")
     try:
