@@ -22,6 +22,8 @@ from se_med.networks.unet import UNet
 
 STAGE_OF_SITE = {"upsample": "decoder", "skip": "decoder", "concat": "decoder"}
 """Where gates are counted that stand at no stage's own site; others are counted at the stage named as their site."""
+FUSED_SITES = ("encoder", "bottleneck", "decoder")
+"""Where a gate stands behind a norm and an activation, and is fused into them where the kernels know it."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _kept_by_stage(network: UNet, shape: Sequence[int]) -> dict[str, int]:
         for module in modules:
             ledger.watch(module, partial(_in_stage, name))
     for name, gate in network.gates.items():
-        if cast("Gate", gate).gating() is None:
+        if cast("Gate", gate).gating() is None or name.split("_")[0] not in FUSED_SITES:
             ledger.watch(gate, partial(_in_gate, {}, name))
     ledger.trace(network, [shape], inside=False)
     return {name: sum(kept for place, kept in ledger.kept.items() if place[0] == name) for name in stages}
