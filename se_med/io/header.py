@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +17,32 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from se_med.errors import ImageError
+from se_med.io.stored import Stored
+from se_med.io.volume import check_affine
 
 HEADER_BYTES = 544
 """Bytes that hold a NIfTI-1 (348) or NIfTI-2 (540) header and the extension flag."""
 
-_SMALLEST_SPACING, _LARGEST_SPACING = 1e-3, 1e3  # mm
-_FARTHEST = 1e9  # mm; nothing in an affine of a body is a thousand kilometres
-_FLATTEST = 1e-3  # volume of a voxel relative to the box of its edges; below, axes are (nearly) parallel
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # xyzt_units: 1 metre, 2 mm, 3 micrometre; 0 unknown is taken as mm
 _MAGICS = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 _SILENT = logging.Logger("nibabel header checks", level=logging.CRITICAL + 1)
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What a header says about a file: grid, voxel type and place of the voxels."""
-
-    header: Any
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float | None
-    intercept: float
-
-    @property
-    def voxel_bytes(self) -> int:
-        """Size of the voxels in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the whole (uncompressed) file in bytes."""
-        return self.offset + self.voxel_bytes
-
-
-def parse_header(block: bytes, path: Path) -> Stored:
-    """Read and check the header of a NIfTI-1 or NIfTI-2 single file of either byte order.
+def parse_header(block: bytes, path: Path, *, pair: bool = False) -> Stored:
+    """Read and check the header of a NIfTI-1 or NIfTI-2 file of either byte order.
 
     Args:
         block: the first `HEADER_BYTES` bytes of the (uncompressed) file, or all of a shorter one.
         path: the file, for messages.
+        pair: the header has a file of its own (.hdr), and the voxels another (.img).
 
     Raises:
         ImageError: the header is damaged, of another format, or describes something that is not a 3D image with channels.
     """
-    header = _unpack(block, path)
+    header = _unpack(block, path, pair=pair)
     dtype = _voxel_type(header, path)
     shape = _shape(header, path)
-    offset = _offset(header, path)
+    offset = _offset(header, path, smallest=0 if pair else int(header.single_vox_offset))
     try:
         slope, intercept = header.get_slope_inter()
     except HeaderDataError:
@@ -94,17 +70,11 @@ def affine_of(header: Any, path: Path | None = None) -> NDArray[np.float64]:
         raise ImageError(f"{path}: qform quaternion {quaternion} is no rotation; set an sform or repair the header") from None
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused next
         affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
-    _check_affine(affine, path)
+    check_affine(affine, path)
     return affine
 
 
-def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Length of each voxel edge in mm, along the axes as stored."""
-    x, y, z = np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0)).tolist()
-    return x, y, z
-
-
-def _unpack(block: bytes, path: Path) -> Any:
+def _unpack(block: bytes, path: Path, *, pair: bool) -> Any:
     for order, mark in (("little", "<"), ("big", ">")):
         size = int.from_bytes(block[:4], order, signed=True)  # type: ignore[arg-type]  # the loop's words are the literals asked for
         if size not in _MAGICS:
@@ -116,9 +86,12 @@ def _unpack(block: bytes, path: Path) -> Any:
         kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
         header = kind(block[:size], endianness=mark, check=False)
         magic = block[344:348] if size == 348 else block[4:12]
-        if magic[:3] in (b"ni1", b"ni2"):
-            raise ImageError(f"{path}: is the header of a .hdr/.img pair; convert the pair to one .nii.gz file")
-        if magic != _MAGICS[size]:
+        single, paired = magic == _MAGICS[size], magic == _MAGICS[size].replace(b"n+", b"ni")
+        if single and pair:
+            raise ImageError(f"{path}: holds header and voxels, not a header alone; name it .nii")
+        if paired and not pair:
+            raise ImageError(f"{path}: is the header of a .hdr/.img pair; name it .hdr, beside its .img file")
+        if not single and not paired:
             raise ImageError(f"{path}: wrong magic {magic!r}, not a NIfTI file (Analyze 7.5, or damaged); convert it to .nii.gz")
         return header
     if len(block) < 348:
@@ -160,24 +133,8 @@ def _shape(header: Any, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _offset(header: Any, path: Path) -> int:
+def _offset(header: Any, path: Path, smallest: int) -> int:
     offset = float(header["vox_offset"])
-    smallest = int(header.single_vox_offset)
     if not math.isfinite(offset) or offset < smallest or offset != int(offset):
         raise ImageError(f"{path}: vox_offset is {offset:g}, must be a whole number from {smallest}; the header is damaged")
     return int(offset)
-
-
-def _check_affine(affine: NDArray[np.float64], path: Path | None) -> None:
-    if not (np.abs(affine) < _FARTHEST).all():
-        rows = affine[:3].tolist()
-        raise ImageError(f"{path}: affine has values that are not numbers or too large: {rows}; repair the sform or qform")
-    spacing = spacing_of(affine)
-    words = "x".join(f"{value:g}" for value in spacing)
-    if min(spacing) < _SMALLEST_SPACING * 0.999:  # a float32 0.001 is a little less than 0.001
-        raise ImageError(f"{path}: spacing {words} mm is zero or too small to be true; repair the header's spacing")
-    if max(spacing) > _LARGEST_SPACING:
-        raise ImageError(f"{path}: spacing {words} mm is too large to be true; repair the header's spacing")
-    flatness = abs(float(np.linalg.det(affine[:3, :3]))) / math.prod(spacing)
-    if flatness < _FLATTEST:
-        raise ImageError(f"{path}: affine is singular: its axes {affine[:3, :3].tolist()} span no volume; repair the header")

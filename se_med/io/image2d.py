@@ -26,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from se_med.errors import ImageError, UsageError
 from se_med.io.atomic import PathLike, write_bytes
 from se_med.io.filebytes import read_small_file
-from se_med.io.nifti import Volume
+from se_med.io.volume import Volume
 
 FLAT_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 """File name endings of the 2D images that can be read."""

@@ -123,8 +123,8 @@ def test_a_folder_without_cases_says_what_was_looked_for(tmp_path):
         find(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels/a.mha").write_bytes(b"")
-    with pytest.raises(DataError, match=r"labels: no images, looked for \.nii\.gz, \.nii, \.png, .*; found \.mha"):
+    (tmp_path / "labels/a.minc").write_bytes(b"")
+    with pytest.raises(DataError, match=r"labels: no images, looked for \.nii\.gz, \.nii, .*\.mha, .*\.png, .*; found \.minc"):
         find(tmp_path)
     data_sets.describe(tmp_path, training=[])
     with pytest.raises(DataError, match="no cases found"):
@@ -203,7 +203,7 @@ def test_description_with_a_list_of_channels(tmp_path):
         {"background": 0},
         {"a": 1, "b": 1},
         {"1": "a", "2": "a"},
-        {"a": [1, 2]},
+        {"a": [1, "2"]},
         {"a": -1},
         {"a": True},
         {"a": 1.5},

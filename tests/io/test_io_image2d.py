@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation
 
 from se_med.errors import ImageError, UsageError
 from se_med.io.images import read_image, read_images, read_label, write_label
-from se_med.io.nifti import Volume
+from se_med.io.volume import Volume
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 GREY = COLOURS[..., 0].copy()

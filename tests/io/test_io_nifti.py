@@ -12,14 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from se_med.errors import ImageError, RunError, UsageError
-from se_med.io.nifti import (
-    Volume,
-    read_geometry,
-    read_image,
-    read_label,
-    same_geometry,
-    write_label,
-)
+from se_med.io.nifti import read_geometry, read_image, read_label, write_label
+from se_med.io.volume import Volume, same_geometry
 
 ORIENTATIONS = ["".join(letters) for order in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*order)]
 HEADER_TYPES = {

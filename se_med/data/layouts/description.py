@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from se_med.config.labels import refuse_regions, refuse_values
 from se_med.data.case import Modality
+from se_med.data.structures import Structures, regions_of, structures_of
 from se_med.errors import DataError
+from se_med.io.images import IMAGE_SUFFIXES, image_suffix
 
 FILE_NAME = "dataset.json"
 MAX_BYTES = 50_000_000
@@ -31,16 +35,18 @@ class Description:
     path: Path
     content: dict[str, Any] = field(default_factory=dict)
 
-    def labels(self, ignore_label: int | None = None) -> dict[str, int] | None:
-        """Return name and value of each structure, sorted by value, background left out; None where not declared.
+    def structures(self, ignore_label: int | None = None, background_values: Sequence[int] = ()) -> Structures | None:
+        """Return the structures, sorted by value, background left out; None where not declared.
 
-        Both `{"1": "liver"}` (Decathlon) and `{"liver": 1}` (nnU-Net) are read.
+        Both `{"1": "liver"}` (Decathlon) and `{"liver": 1}` (nnU-Net) are read, and nnU-Net's regions: where an entry is a list
+        of values all are regions, and `regions_class_order` has the value that predictions write for each.
 
         Args:
             ignore_label: value of voxels without a reference, which is no structure, whatever its name.
+            background_values: values that are no structures either.
 
         Raises:
-            DataError: the labels have neither form, repeat a name or a value, or declare `ignore` (nnU-Net's name of voxels
+            DataError: the labels have no such form, repeat a name or a value, or declare `ignore` (nnU-Net's name of voxels
                 without a reference) with another value.
         """
         entries = self.content.get("labels")
@@ -52,11 +58,12 @@ class Description:
             pairs = [(name, int(value)) for value, name in entries.items()]
         elif all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in entries.values()):
             pairs = list(entries.items())
+        elif any(isinstance(value, list) for value in entries.values()):
+            return self._regions(entries, ignore_label, background_values)
         else:
-            raise self.error(
-                'labels: write {"1": "name"} or {"name": 1}, or set data.labels; regions of several values are not read'
-            )
-        structures = sorted(((name, value) for name, value in pairs if value not in (0, ignore_label)), key=lambda pair: pair[1])
+            raise self.error('labels: write {"1": "name"}, {"name": 1} or {"name": [1, 2]}, or set data.labels')
+        dropped = (0, ignore_label, *background_values)
+        structures = sorted(((name, value) for name, value in pairs if value not in dropped), key=lambda pair: pair[1])
         for name, value in structures:
             if name == "ignore":
                 raise self.error(f"labels: {value} is 'ignore' (voxels without a reference); set data.ignore_label: {value}")
@@ -64,7 +71,36 @@ class Description:
             raise self.error("labels: a name or a value occurs twice")
         if not structures:
             raise self.error("labels: there is no structure beside the background")
-        return dict(structures)
+        return structures_of(dict(structures))
+
+    def _regions(self, entries: dict[str, Any], ignore_label: int | None, background_values: Sequence[int]) -> Structures:
+        regions: dict[str, tuple[int, ...]] = {}
+        for name, entry in entries.items():
+            values = entry if isinstance(entry, list) else [entry]
+            if not values or any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):
+                raise self.error(f"labels: {name}: {entry!r} is neither a label value nor a list of them")
+            if values in ([0], [ignore_label]):
+                continue
+            if name == "ignore":
+                raise self.error(
+                    f"labels: {values[0]} is 'ignore' (voxels without a reference); set data.ignore_label: {values[0]}"
+                )
+            if 0 in values:
+                raise self.error(f"labels: {name}: {values} has the background (0) in a region")
+            regions[name] = tuple(values)
+        order = self.content.get("regions_class_order")
+        if not regions:
+            raise self.error("labels: there is no structure beside the background")
+        numbers = isinstance(order, list) and len(order) == len(regions) and all(type(value) is int for value in order)
+        if order is not None and not numbers:
+            raise self.error(f"regions_class_order: {order!r} must give one value for each region: {', '.join(regions)}")
+        written = None if order is None else dict(zip(regions, order, strict=True))
+        try:
+            refuse_regions(regions, written)
+            refuse_values(regions, background_values, ignore_label)
+        except ValueError as error:
+            raise self.error(f"{error}".replace("region_values", "regions_class_order")) from None
+        return regions_of(regions, written)
 
     def channels(self) -> tuple[str, ...]:
         """Return the declared name of each channel, in order; () where none are declared.
@@ -101,8 +137,23 @@ class Description:
         # Compared as written, not resolved: a user's own symbolic link to the images is fine.
         relative = Path(os.path.normpath(entry))
         if relative.is_absolute() or os.pardir in relative.parts:
-            raise self.error(f"the path {entry!r} leaves the folder of the data set")
+            raise self.error(
+                f"the path {entry!r} leaves the folder of the data set; list files elsewhere in a table (data.table)"
+            )
         return self.path.parent / relative
+
+    def image(self, entry: Any) -> Path:
+        """Return the path of an image that the file names, made absolute.
+
+        Raises:
+            DataError: not text, no image, or it leaves the folder or does not exist.
+        """
+        path = self.inside(entry)
+        if not image_suffix(path):
+            raise self.error(f"{path.name} is not an image ({', '.join(IMAGE_SUFFIXES)})")
+        if not path.is_file():
+            raise self.error(f"the file {path} does not exist")
+        return path
 
     def error(self, message: str) -> DataError:
         """Return an error that names the file."""
