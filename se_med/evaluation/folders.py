@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from se_med.data.layouts.description import FILE_NAME, read_description
 from se_med.data.layouts.pairing import list_images
+from se_med.data.structures import LabelValues, without
 from se_med.errors import DataError, ImageError, UsageError
+from se_med.evaluation.meaning import find_meaning
 from se_med.evaluation.metrics import StructureScore, refuse_undeclared, score_case
 from se_med.evaluation.summary import Summary, summarise
 from se_med.io.image2d import is_flat
 from se_med.io.images import IMAGE_SUFFIXES, image_stem, read_label
-from se_med.io.nifti import same_geometry
+from se_med.io.volume import same_geometry
 from se_med.progress import Progress, silent
 
 
@@ -40,7 +40,7 @@ class Evaluation:
 
     Attributes:
         summary: scores and their means.
-        labels: name and value of each structure.
+        labels: name and value of each structure, or its values where there are several.
         labels_from: where the labels come from.
         failures: cases that could not be scored; they enter no mean.
         missing: names of the references without a prediction; they count as missed.
@@ -49,7 +49,7 @@ class Evaluation:
     """
 
     summary: Summary
-    labels: dict[str, int]
+    labels: dict[str, int | tuple[int, ...]]
     labels_from: str
     failures: tuple[Failure, ...]
     missing: tuple[str, ...]
@@ -90,12 +90,13 @@ class Evaluation:
 def evaluate_folder(
     prediction: str | Path,
     reference: str | Path,
-    labels: Mapping[str, int] | None = None,
+    labels: LabelValues | None = None,
     tolerance: float = 1.0,
     progress: Progress = silent,
     *,
     surfaces: bool = True,
     ignore_label: int | None = None,
+    background_values: Sequence[int] = (),
 ) -> Evaluation:
     """Score every reference of a folder against the prediction of the same name.
 
@@ -105,12 +106,14 @@ def evaluate_folder(
     Args:
         prediction: folder of label maps, or one file.
         reference: folder of label maps, or one file.
-        labels: name and value of each structure. By default those of the predictions' sidecars, else those of the
-            `dataset.json` in the folder of the references or the one above, else the values in the references, named by value.
+        labels: name and value of each structure, or a list of its values; structures may share values. By default those of the
+            predictions' sidecars, else those of the `dataset.json` in the folder of the references or the one above, else the
+            values in the references, named by value.
         tolerance: tolerance of the NSD, in mm.
         progress: shows how far it is.
         surfaces: whether to compute HD95 and NSD, which take most of the time.
         ignore_label: value in the references of voxels that have no truth and are not scored; it is no structure.
+        background_values: values that count as background, beside 0 and those of the predictions' sidecars.
 
     Raises:
         UsageError: a path does not exist, a folder has no images or two of one name, the tolerance is not positive, or the
@@ -120,24 +123,21 @@ def evaluate_folder(
     if not (np.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"tolerance {tolerance:g}: must be a positive number of mm")
     predictions, references = find_label_files(prediction, reference)
-    labels, labels_from = _labels(labels, predictions, references, Path(reference), ignore_label)
-    if ignore_label in labels.values():
-        raise UsageError(
-            f"ignore label {ignore_label}: is the value of a structure ({labels_from}: {labels}); give another value"
-        )
+    meaning = find_meaning(labels, predictions, references, Path(reference), ignore_label, background_values)
+    options = {"surfaces": surfaces, "ignore_label": ignore_label, "background_values": meaning.background_values}
     scores: list[StructureScore] = []
     failures: list[Failure] = []
     with progress("evaluate", len(references)) as advance:
         for number, (case, path) in enumerate(references.items(), 1):
             try:
-                scores += _score_pair(case, predictions.get(case), path, labels, tolerance, surfaces, ignore_label)
+                scores += _score_pair(case, predictions.get(case), path, meaning.labels, tolerance, options)
             except ImageError as error:
                 failures.append(Failure(case, error.message))
             advance(number, case)
     return Evaluation(
         summary=summarise(scores, tolerance=tolerance),
-        labels=labels,
-        labels_from=labels_from,
+        labels=meaning.labels,
+        labels_from=meaning.source,
         failures=tuple(failures),
         missing=tuple(case for case in references if case not in predictions),
         extra=tuple(case for case in predictions if case not in references),
@@ -162,21 +162,19 @@ def _score_pair(
     case: str,
     prediction: Path | None,
     reference: Path,
-    labels: Mapping[str, int],
+    labels: LabelValues,
     tolerance: float,
-    surfaces: bool,
-    ignore_label: int | None,
+    options: dict[str, Any],
 ) -> list[StructureScore]:
     expected = read_label(reference)
-    known = expected.array if ignore_label is None else expected.array[expected.array != ignore_label]
-    refuse_undeclared(known, labels, reference)
-    options: dict[str, Any] = {"surfaces": surfaces, "ignore_label": ignore_label}
+    no_structure = (*options["background_values"], options["ignore_label"] or 0)
+    refuse_undeclared(without(expected.array, no_structure), labels, reference)
     if prediction is None:
         empty = np.zeros_like(expected.array)
         scores = score_case(case, empty, expected.array, expected.spacing, labels, tolerance, **options)
         return [replace(score, prediction_missing=True) for score in scores]
     found = read_label(prediction)
-    refuse_undeclared(found.array, labels, prediction)
+    refuse_undeclared(without(found.array, options["background_values"]), labels, prediction)
     difference = same_geometry(found, expected)
     if difference:
         raise ImageError(f"{prediction}: grid differs from {reference}: {difference}; resample one onto the other")
@@ -207,70 +205,6 @@ def volumes_by_name(entry: Path) -> dict[str, Path]:
             raise UsageError(f"{files[name]} and {path} are both case {name!r}; keep one")
         files[name] = path
     return files
-
-
-def _labels(
-    given: Mapping[str, int] | None,
-    predictions: Mapping[str, Path],
-    references: Mapping[str, Path],
-    reference: Path,
-    ignore_label: int | None,
-) -> tuple[dict[str, int], str]:
-    """Return the structures and where they come from."""
-    if given is not None:
-        return _usable(given, "the given labels"), "given"
-    sidecars = {path.parent / f"{image_stem(path)}.json" for path in predictions.values()}
-    found = {str(path): entry for path in sorted(sidecars) if (entry := _sidecar_labels(path)) is not None}
-    if found:
-        first = next(iter(found))
-        for path, entry in found.items():
-            if entry != found[first]:
-                raise UsageError(f"{path}: has labels {entry}, {first} has {found[first]}; predictions of two models are mixed")
-        return found[first], "sidecars of the predictions"
-    folder = reference if reference.is_dir() else reference.parent
-    for root in (folder, folder.parent):
-        declared = read_description(root).labels(ignore_label)
-        if declared is not None:
-            return _usable(declared, str(root / FILE_NAME)), str(root / FILE_NAME)
-    values = [value for value in _values(references.values()) if value != ignore_label]
-    if not values:
-        raise UsageError(f"{reference}: no structure in any reference, and no labels given; give the name and value of each")
-    return {str(value): value for value in values}, "values in the references"
-
-
-def _sidecar_labels(path: Path) -> dict[str, int] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not readable as JSON: {error}; remove it, or give the labels") from None
-    if not isinstance(content, dict) or "labels" not in content:
-        return None
-    return _usable(content["labels"], str(path))
-
-
-def _usable(labels: Any, where: str) -> dict[str, int]:
-    """Check that labels map names to different positive whole numbers."""
-    if not isinstance(labels, Mapping) or not labels:
-        raise UsageError(f"{where}: labels {labels!r} are not a mapping from name to value")
-    for name, value in labels.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{where}: label {name!r} has the value {value!r}; use whole numbers from 1")
-    if len(set(labels.values())) != len(labels):
-        raise UsageError(f"{where}: two labels have the same value: {dict(labels)}")
-    return dict(labels)
-
-
-def _values(references: Iterable[Path]) -> Sequence[int]:
-    """Return all values in the references but 0; files that cannot be read fail later, one by one."""
-    values: set[int] = set()
-    for path in references:
-        try:
-            values.update(np.unique(read_label(path).array).tolist())
-        except ImageError:
-            continue
-    return sorted(values - {0})
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,14 +6,17 @@ of the image. So no miss and no false alarm is ever left out of a mean.
 
 Voxels that the reference marks with an ignore label have no truth: both label maps are set to background there before anything
 is counted. So they enter no overlap and no volume, and the surfaces of both masks end at the border of such a region.
+
+A structure may have several label values, and structures may share values (whole tumour, tumour core): each is scored by itself,
+as the mask of its values.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +24,8 @@ from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
 from numpy.typing import NDArray
 
+from se_med.config.labels import as_values
+from se_med.data.structures import Labels, LabelValues, mask_of, without
 from se_med.errors import ImageError
 
 Status = Literal["present", "absent", "missed", "spurious"]
@@ -28,8 +33,6 @@ Status = Literal["present", "absent", "missed", "spurious"]
 PERCENTILE = 95.0
 SLACK = 1e-4
 """Share by which a distance may exceed the NSD tolerance: headers store spacings as float32, so 1 mm may read 1.0000001 mm."""
-
-Labels = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,12 @@ def score_case(
     prediction: Labels,
     reference: Labels,
     spacing: Sequence[float],
-    labels: Mapping[str, int],
+    labels: LabelValues,
     tolerance: float,
     *,
     surfaces: bool = True,
     ignore_label: int | None = None,
+    background_values: Sequence[int] = (),
 ) -> list[StructureScore]:
     """Score every structure of one case.
 
@@ -90,10 +94,11 @@ def score_case(
         prediction: label values (X, Y, Z), or (X, Y).
         reference: label values on the same grid.
         spacing: voxel spacing in mm, per axis.
-        labels: name and value of each structure.
+        labels: name and value, or values, of each structure.
         tolerance: tolerance of the NSD, in mm.
         surfaces: whether to compute HD95 and NSD, which take most of the time.
         ignore_label: value in the reference of voxels that have no truth and are not scored.
+        background_values: values that count as background, beside 0.
 
     Returns:
         One score per structure, in the order of `labels`.
@@ -106,12 +111,13 @@ def score_case(
     if ignore_label is not None:
         unknown = reference == ignore_label
         prediction, reference = np.where(unknown, 0, prediction), np.where(unknown, 0, reference)
+    prediction, reference = without(prediction, background_values), without(reference, background_values)
     for name, array in (("prediction", prediction), ("reference", reference)):
         refuse_undeclared(array, labels, f"{case}: {name}")
     voxel = float(np.prod(spacing)) / 1000.0
     scores = []
-    for name, value in labels.items():
-        predicted, referenced = prediction == value, reference == value
+    for name, values in labels.items():
+        predicted, referenced = mask_of(prediction, values), mask_of(reference, values)
         status, dice, hd95, nsd = _score(predicted, referenced, spacing, tolerance, surfaces)
         scores.append(
             StructureScore(
@@ -173,22 +179,22 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def refuse_undeclared(array: Labels, labels: Mapping[str, int], what: object) -> None:
+def refuse_undeclared(array: Labels, labels: LabelValues, what: object) -> None:
     """Raise an error that lists every value of a label map that is not declared.
 
     Args:
         array: label values.
-        labels: name and value of each structure; 0 is the background.
+        labels: name and value, or values, of each structure; 0 is the background.
         what: the file, or what else the message calls the label map.
 
     Raises:
         ImageError: there is at least one such value.
     """
-    declared = (0, *labels.values())
-    if sum(int(np.count_nonzero(array == value)) for value in set(declared)) == array.size:
+    declared = {0} | {value for entry in labels.values() for value in as_values(entry)}
+    if sum(int(np.count_nonzero(array == value)) for value in declared) == array.size:
         return
     values, counts = np.unique(array, return_counts=True)
     odd = [f"{value} ({count} voxels)" for value, count in zip(values, counts, strict=True) if value not in declared]
     more = f" and {len(odd) - 10} more" if len(odd) > 10 else ""
-    names = ", ".join(f"{value} ({name})" for name, value in labels.items())
+    names = ", ".join(f"{value} ({name})" for name, entry in labels.items() for value in as_values(entry))
     raise ImageError(f"{what}: undeclared label values {', '.join(odd[:10])}{more}; declared are {names}: declare all structures")

@@ -18,13 +18,15 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
+from se_med.data.structures import LabelValues, mask_of
 from se_med.errors import UsageError
 from se_med.evaluation.folders import Evaluation, find_label_files, volumes_by_name
 from se_med.io.atomic import replacing
 from se_med.io.images import read_image, read_label
-from se_med.io.nifti import Volume, same_geometry
+from se_med.io.volume import Volume, same_geometry
+from se_med.page.palette import ON_GREY
 
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442", "#0072B2")
+PALETTE = ON_GREY
 """Colours that people with any kind of colour vision tell apart (Okabe and Ito 2008), the best on grey first."""
 
 PLANES = ("sagittal", "coronal", "axial")
@@ -44,7 +46,7 @@ def draw_case(
     prediction: Labels,
     reference: Labels | None,
     path: str | Path,
-    labels: Mapping[str, int],
+    labels: LabelValues,
     title: str = "",
     *,
     planes: Literal["best", "all"] = "best",
@@ -61,7 +63,7 @@ def draw_case(
         prediction: label values (X, Y, Z) on the image's grid.
         reference: likewise, or None.
         path: the file to write; it ends in `.png` and appears atomically.
-        labels: name and value of each structure.
+        labels: name and value, or values, of each structure.
         title: text above the picture.
         planes: "best" for the one plane that shows most foreground, "all" for the three planes, each at its own best slice.
         channel: channel of the image that is shown.
@@ -106,6 +108,59 @@ def draw_case(
     figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def draw_panels(
+    image: Volume,
+    predictions: Mapping[str, Labels],
+    reference: Labels,
+    labels: LabelValues,
+    *,
+    channel: int = 0,
+) -> Figure:
+    """Draw several predictions of one case side by side: the slice in which they and the reference disagree most.
+
+    The plane is the one in which the structures are largest; outlines are those of `draw_case`.
+
+    Args:
+        image: the image, array (C, X, Y, Z).
+        predictions: label values (X, Y, Z) on the image's grid, by the title of their panel.
+        reference: likewise.
+        labels: name and value, or values, of each structure.
+        channel: channel of the image that is shown.
+
+    Raises:
+        ValueError: the arrays are not on one grid, or there is no prediction.
+    """
+    maps = [*predictions.values(), reference]
+    if not predictions or any(one.shape != image.shape for one in maps):
+        raise ValueError(f"label maps of shape {[one.shape for one in maps]} are not on the image's grid {image.shape}")
+    orientation = io_orientation(image.affine)
+    voxels = apply_orientation(image.array[channel], orientation)
+    oriented = [apply_orientation(one, orientation) for one in maps]
+    affine = image.affine @ inv_ornt_aff(orientation, image.shape)
+    spacing = voxel_sizes(affine)
+    slices = _best_slices(oriented)
+    axis = max(range(3), key=lambda one: slices[one][1]) if any(count for _, count in slices) else 2
+    wrong = sum((one != oriented[-1]).sum(axis=tuple(other for other in range(3) if other != axis)) for one in oriented[:-1])
+    index = int(np.argmax(wrong)) if np.any(wrong) else slices[axis][0]
+    box = _box(oriented, axis, spacing)
+    width = float(np.clip(np.ptp(box[0]) / np.ptp(box[1]), 0.5, 2.0))
+    size = min(3.4, 11.0 / (width * len(predictions)))
+    figure = Figure(figsize=(size * width * len(predictions) + 0.2, size + 0.75), layout="constrained", facecolor="white")
+    grid = figure.subplots(1, len(predictions), squeeze=False)[0]
+    limits = _brightness(voxels)
+    for subplot, title, one in zip(grid, predictions, oriented, strict=False):
+        cut = [np.take(array, index, axis) for array in (one, oriented[-1])]
+        _draw_slice(subplot, np.take(voxels, index, axis), cut, axis, spacing, labels, limits)
+        _frame(subplot, box)
+        if not image.flat:
+            _name_sides(subplot, axis, "")
+        subplot.set_title(title, fontsize=10, loc="left")
+    figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=5, frameon=False, fontsize=9)
+    if not image.flat:
+        figure.supxlabel(f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}", fontsize=9, x=0.995, ha="right")
+    return figure
 
 
 def draw_median_case(
@@ -197,7 +252,7 @@ def _draw_slice(
     maps: list[Labels],
     axis: int,
     spacing: NDArray[np.float64],
-    labels: Mapping[str, int],
+    labels: LabelValues,
     limits: tuple[float, float],
 ) -> None:
     """Draw (across, up) pixels and the outlines of their labels, in mm from the first voxel's centre."""
@@ -209,10 +264,10 @@ def _draw_slice(
     # One voxel of background around, so that outlines close at the border of the image.
     x, y = (np.arange(-1, length + 1) * spacing[one] for length, one in zip(pixels.shape, (across, up), strict=True))
     halo = [Stroke(linewidth=2.6, foreground=(0, 0, 0, 0.55)), Normal()]
-    for position, value in enumerate(labels.values()):
+    for position, values in enumerate(labels.values()):
         colour = PALETTE[position % len(PALETTE)]
         for one, style in zip(maps, ("solid", _DASHES), strict=False):
-            mask = np.pad(one == value, 1)
+            mask = np.pad(mask_of(one, values), 1)
             if mask.any():
                 # The reference is drawn paler and above, so that it shows where both agree.
                 tone = colour if style == "solid" else _paler(colour)
@@ -257,11 +312,11 @@ def _position(affine: NDArray[np.float64], shape: tuple[int, ...], axis: int, in
     return f"{'xyz'[axis]} = {millimetres:.1f} mm"
 
 
-def _legend(labels: Mapping[str, int], maps: list[Labels]) -> list[Any]:
+def _legend(labels: LabelValues, maps: list[Labels]) -> list[Any]:
     handles: list[Any] = [
         Patch(color=PALETTE[position % len(PALETTE)], label=name)
-        for position, (name, value) in enumerate(labels.items())
-        if any((one == value).any() for one in maps)
+        for position, (name, values) in enumerate(labels.items())
+        if any(mask_of(one, values).any() for one in maps)
     ]
     handles.append(Line2D([], [], color="0.25", linewidth=_LINE, label="prediction"))
     if len(maps) > 1:

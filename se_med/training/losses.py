@@ -14,6 +14,7 @@ from se_med.config.training import TrainingConfig
 from se_med.data.plan import Plan
 from se_med.data.preparation import IGNORED
 from se_med.fused.loss import DiceCrossEntropy
+from se_med.training.region_losses import region_term
 
 
 def build_loss(
@@ -27,8 +28,20 @@ def build_loss(
     Args:
         training: names the loss.
         deep_supervision: weight of each output, from full to lower resolution; ``None`` for a single output.
-        plan: gives the weights of the classes and tells whether there are voxels without a reference; ``None`` for neither.
+        plan: gives the weights of the classes and tells whether there are regions, and voxels without a reference; ``None`` for
+            none of these.
     """
+    if plan is not None and plan.regions:
+        term = region_term(training.loss, plan.structures, plan.class_weights)
+    else:
+        term = _term(training.loss, None if plan is None else plan.class_weights)
+    if plan is not None and plan.ignore_label is not None:
+        term = KnownVoxels(term, per_sample=training.loss == "generalised_dice")
+    return SegmentationLoss(term, deep_supervision or (1.0,))
+
+
+def _term(loss: str, weights: Sequence[float] | None) -> nn.Module:
+    """Make the loss of one output of structures that exclude each other."""
     dice: dict[str, object] = {"softmax": True, "to_onehot_y": True, "include_background": False, "batch": True}
     losses: dict[str, type[nn.Module]] = {
         "dice_ce": DiceCELoss,
@@ -36,16 +49,12 @@ def build_loss(
         "generalised_dice": GeneralizedDiceFocalLoss,
         "tversky": TverskyLoss,
     }
-    if training.loss == "generalised_dice":
+    if loss == "generalised_dice":
         dice = {"softmax": True, "to_onehot_y": True, "include_background": False}
-    if plan is not None and plan.class_weights is not None:
-        dice["weight"] = _weight(training.loss, plan.class_weights)
-    term = losses[training.loss](**dice)
-    if training.loss == "dice_ce" and "weight" not in dice:
-        term = DiceCrossEntropy(otherwise=term)
-    if plan is not None and plan.ignore_label is not None:
-        term = KnownVoxels(term, per_sample=training.loss == "generalised_dice")
-    return SegmentationLoss(term, deep_supervision or (1.0,))
+    if weights is not None:
+        dice["weight"] = _weight(loss, weights)
+    term = losses[loss](**dice)
+    return DiceCrossEntropy(otherwise=term) if loss == "dice_ce" and weights is None else term
 
 
 def _weight(loss: str, weights: Sequence[float]) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 from se_med.errors import RunError, UsageError
 from se_med.evaluation.folders import evaluate_folder
 from se_med.evaluation.picture import PALETTE, draw_case, draw_median_case
-from se_med.io.nifti import Volume
+from se_med.io.volume import Volume
 
 LABELS = {"front": 1, "back": 2}
 
