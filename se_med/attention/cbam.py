@@ -7,6 +7,7 @@ from torch import Tensor
 
 from se_med.attention.cse import ChannelGate
 from se_med.attention.gate import CONVOLUTIONS, Gate, at_least_one
+from se_med.fused.cascade import CascadeGating
 
 
 class ConvolutionalGate(Gate):
@@ -61,6 +62,13 @@ class ConvolutionalGate(Gate):
         """Return the gated map, ``(B, C, *spatial)``, in the number format of ``x``."""
         gated = x * self.channel.weigh(x).to(x.dtype)
         return self.blend(x, gated * self._spatial(gated).to(x.dtype))
+
+    def gating(self) -> CascadeGating | None:
+        """Return both gates for the fused kernels, which do not know the blend of ``identity_start``."""
+        if self.strength is not None:
+            return None
+        channel, spatial = tuple(self.channel.parameters()), tuple(self.spatial.parameters())
+        return CascadeGating(self.channel.excite, lambda pooled: torch.sigmoid(self.spatial(pooled)), channel, spatial)
 
     def _spatial(self, gated: Tensor) -> Tensor:
         return torch.sigmoid(self.spatial(torch.cat((gated.mean(1, keepdim=True), gated.amax(1, keepdim=True)), 1)))

@@ -71,13 +71,17 @@ class ChannelGate(SqueezingGate):
         if self.squeezes != (mean,):
             return None
         parameters = tuple(self.parameters())
-        return Gating("channel", lambda pooled: self.blended(outside_autocast(self._excite, pooled[None])), parameters)
+        return Gating("channel", lambda pooled: self.blended(self.excite(pooled[None])), parameters)
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""
         seen = x if source is None else source
-        gate = outside_autocast(self._excite, torch.stack([squeeze(seen, mask) for squeeze in self.squeezes]))
+        gate = self.excite(torch.stack([squeeze(seen, mask) for squeeze in self.squeezes]))
         return gate.reshape(x.shape[0], self.channels, *(1,) * self.spatial_dims)
+
+    def excite(self, squeezed: Tensor) -> Tensor:
+        """Return the weight of each channel, ``(B, C)``, from what its squeezes gave, ``(squeezes, B, C)``."""
+        return outside_autocast(self._excite, squeezed)
 
     def _excite(self, squeezed: Tensor) -> Tensor:
         logits: Tensor = self.fc2(F.relu(self.fc1(squeezed.to(self.fc1.weight.dtype))))

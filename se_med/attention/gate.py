@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from se_med.fused.lines import LineGating
-from se_med.fused.norm import Gating
+from se_med.fused.norm import AnyGating
 
 Kind = Literal["channel", "spatial", "both", "normalisation", "skip", "control"]
 """What a block weighs: channels, voxels, both; or what it stands for: a normalisation, a skip connection, a control."""
@@ -70,7 +69,7 @@ class Gate(nn.Module):
         """Whether all voxels of a channel get the same weight."""
         return self.kind == "channel"
 
-    def gating(self) -> Gating | LineGating | None:
+    def gating(self) -> AnyGating | None:
         """Return the block in the terms of the fused kernels; None for one that they do not know."""
         return None
 

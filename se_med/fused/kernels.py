@@ -1,4 +1,4 @@
-"""The compiled kernels of norm.c, lines.c and loss.c: where they are, whether they can be used here, and the calls.
+"""The compiled kernels of norm.c, lines.c, cascade.c and loss.c: where they are, whether they can be used here, and the calls.
 
 They are compiled when se-med is installed. Without a compiler they are missing, and torch computes the same, more slowly.
 """
@@ -57,6 +57,10 @@ def library() -> ctypes.CDLL | None:
             kernels.se_med_line_partial.argtypes, kernels.se_med_line_partial.restype = [address], ctypes.c_int64
             kernels.se_med_line_slopes.argtypes, kernels.se_med_line_sums.argtypes = [address, address], [address] * 3
             kernels.se_med_line_forward.argtypes = kernels.se_med_line_backward.argtypes = [address]
+            kernels.se_med_cascade_partial.argtypes, kernels.se_med_cascade_partial.restype = [address], ctypes.c_int64
+            kernels.se_med_cascade_squeeze.argtypes = kernels.se_med_cascade_sums.argtypes = [address, address]
+            for name in ("pool", "forward", "voxels", "backward"):
+                getattr(kernels, f"se_med_cascade_{name}").argtypes = [address]
             return kernels
     return None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
+from se_med.fused.cascade import CascadeGating, NormCascade
 from se_med.fused.kernels import Pass, memory_format, usable
 from se_med.fused.lines import CONVOLUTIONS, LineGating, NormLines
 
@@ -37,10 +38,11 @@ class Gating:
     bias: Tensor | None = None
 
 
+AnyGating = Gating | LineGating | CascadeGating
 PLAIN = Gating("plain")
 
 
-def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: Gating | LineGating = PLAIN) -> Tensor:
+def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: AnyGating = PLAIN) -> Tensor:
     """Return the gated leaky ReLU of the instance norm of ``x``, ``(B, C, *spatial)`` in its number format, channels last.
 
     Sums are float32 or wider whatever the format. It keeps ``x`` for the backward pass, and one number per voxel with a spatial
@@ -54,6 +56,8 @@ def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: flo
         slope: of the activation on negative values.
         gating: the gate; none by default.
     """
+    if isinstance(gating, CascadeGating):
+        return NormCascade.apply(x, weight, bias, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
     tensors = (x, weight, bias, gating.weight, gating.bias)
     function = NormLines if isinstance(gating, LineGating) else _NormAct
     return function.apply(*tensors, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]

@@ -25,6 +25,7 @@ BLOCKS = {
     "blended channel": ("cse", {"identity_start": True, "gate_function": "tanh"}),
     "neighbours": ("eca", {}),
     "lines": ("pe", {}),
+    "cascade": ("cbam", {}),
     "spatial": ("sse", {}),
     "larger": ("scse", {"aggregation": "max"}),
     "sum": ("scse", {"aggregation": "add"}),
@@ -101,7 +102,7 @@ def test_bf16_rounds_once():
     assert norm_act(x, weight, bias, 1e-5, 0.01)[0, 0].isnan().all()
 
 
-@pytest.mark.parametrize("name", ["larger", "lines"])
+@pytest.mark.parametrize("name", ["larger", "lines", "cascade"])
 def test_results_do_not_depend_on_the_number_of_threads(name):
     x, norm, gate = setting(3, 32, (20, 18, 14), BLOCKS[name], 0)
     x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
@@ -125,7 +126,7 @@ def test_what_the_kernels_do_not_know_is_left_to_torch(monkeypatch):
     assert not usable(x[0])
     assert not usable(x.to("meta"))
     assert not usable(torch.zeros(1, 4096, 1, 2))
-    for block, options in (("cse", {"squeeze": "max"}), ("scse", {"aggregation": "concat"}), ("cbam", {})):
+    for block, options in (("cse", {"squeeze": "max"}), ("scse", {"aggregation": "concat"}), ("cbam", {"identity_start": True})):
         assert create_attention(block, 8, 2, **options).gating() is None
     for block in ("sse", "pe"):
         assert create_attention(block, 8, 2, identity_start=True).gating() is None
