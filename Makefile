@@ -46,6 +46,7 @@ docs: install
 
 schema: install
 	$(BIN)/se-med schema > configs/se-med.schema.json
+	$(BIN)/se-med schema --study > configs/se-med-study.schema.json
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

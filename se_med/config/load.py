@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -51,54 +51,85 @@ def parse_config(text: str, name: str, folder: Path | None = None, overrides: Se
     Raises:
         ConfigError: everything that is wrong, in one error.
     """
-    reading = _Reading(Config)
-    source = Source(name, text, folder if folder is not None else Path.cwd())
-    return _validated(Config, reading, reading.laid_over(source, ()), overrides)
+    reading = Reading(Config)
+    tree = reading.laid_over(Source(name, text, folder if folder is not None else Path.cwd()), ())
+    return reading.validated(reading.overridden(tree, overrides))
 
 
 def load_part(path: Path | str, model: type[AnyPart], overrides: Sequence[str] = ()) -> AnyPart:
     """Read a YAML file as any model, in the way of `load_config`."""
-    reading = _Reading(model)
-    try:
-        content = _content(Path(path))
-    except OSError as error:
-        raise UsageError(f"{path}: {_reason(error)}; give the path of a YAML file") from None
-    source = decode(content, str(path), Path(path).parent, reading.problems)
-    tree = reading.laid_over(source, (Path(path).resolve(),)) if source is not None else None
-    return _validated(model, reading, tree, overrides)
+    reading = Reading(model)
+    return reading.validated(reading.overridden(reading.file(path), overrides))
 
 
-def _validated(model: type[AnyPart], reading: _Reading, tree: Tree | None, overrides: Sequence[str]) -> AnyPart:
-    problems = reading.problems
-    for text in overrides:
-        override = parse_override(text, problems)
-        if override is None or tree is None:
-            continue
-        override.value = resolve_paths(override.value, model, Path.cwd())
-        tree = merge(tree, override, model)
-    config = None
-    if tree is not None:
-        try:
-            # Strict: '5' is not a number and 1.5 not a whole one, while 4 is fine for a float. Lists are tuples already.
-            config = model.model_validate(tree.value, strict=True)
-        except ValidationError as error:
-            problems.extend(explain(error, tree, model))
-    if problems or config is None:
-        order = {source: index for index, source in enumerate(reading.sources)}
-        last = len(order)
-        problems.sort(key=lambda problem: (order.get(problem.mark.source, last), problem.mark.line, problem.mark.column))
-        raise ConfigError(list(dict.fromkeys(map(str, problems))))
-    return config
+class Reading(Generic[AnyPart]):
+    """The files of one configuration: what was read so far, and what is wrong with it.
 
+    A file becomes a tree, a tree gets the command line laid over it and is validated. Trees can be laid over one another in
+    between; what is wrong with any of them is collected here.
+    """
 
-class _Reading:
-    """The files of one configuration: what was read so far, and what is wrong with it."""
-
-    def __init__(self, model: type[Part]) -> None:
+    def __init__(self, model: type[AnyPart]) -> None:
         self.model = model
         self.problems: list[Problem] = []
         self.sources: list[Source] = []
         self.read: dict[Path, Tree | None] = {}
+
+    def file(self, path: Path | str) -> Tree | None:
+        """Return the tree of a file laid over everything it extends; None if a file of them cannot be read as YAML.
+
+        Raises:
+            UsageError: the file does not exist or cannot be read.
+        """
+        try:
+            content = _content(Path(path))
+        except OSError as error:
+            raise UsageError(f"{path}: {_reason(error)}; give the path of a YAML file") from None
+        source = decode(content, str(path), Path(path).parent, self.problems)
+        return self.laid_over(source, (Path(path).resolve(),)) if source is not None else None
+
+    def overridden(self, tree: Tree | None, overrides: Sequence[str]) -> Tree | None:
+        """Return the tree with ``key=value`` arguments of the command line laid over it."""
+        for text in overrides:
+            override = parse_override(text, self.problems)
+            if override is None or tree is None:
+                continue
+            override.value = resolve_paths(override.value, self.model, Path.cwd())
+            tree = merge(tree, override, self.model)
+        return tree
+
+    def checked(self, tree: Tree) -> AnyPart | None:
+        """Return what a tree says; None where it is not valid, and the reasons are among the problems."""
+        try:
+            # Strict: '5' is not a number and 1.5 not a whole one, while 4 is fine for a float. Lists are tuples already.
+            return self.model.model_validate(tree.value, strict=True)
+        except ValidationError as error:
+            self.problems.extend(explain(error, tree, self.model))
+            return None
+
+    def validated(self, tree: Tree | None) -> AnyPart:
+        """Return what a tree says.
+
+        Raises:
+            ConfigError: everything that is wrong with it and with what was read before, in one error.
+        """
+        config = self.checked(tree) if tree is not None else None
+        self.refuse()
+        if config is None:
+            raise ConfigError(["nothing could be read"])
+        return config
+
+    def refuse(self) -> None:
+        """Raise one error with all problems, in the order of files and lines; do nothing where there is none.
+
+        Raises:
+            ConfigError: there is at least one problem.
+        """
+        order = {source: index for index, source in enumerate(self.sources)}
+        last = len(order)
+        self.problems.sort(key=lambda problem: (order.get(problem.mark.source, last), problem.mark.line, problem.mark.column))
+        if self.problems:
+            raise ConfigError(list(dict.fromkeys(map(str, self.problems))))
 
     def laid_over(self, source: Source, chain: tuple[Path, ...]) -> Tree | None:
         """Return the tree of a source laid over everything it extends; None if a file of them cannot be read at all."""

@@ -32,3 +32,15 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
         unet = UNet(network, in_channels, num_classes, gates, norms, unit_seats(attention))
     initialise(unet, seed)
     return unet
+
+
+def count_parameters(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int) -> int:
+    """Count the learned numbers of the network that `build_network` would make, without making it.
+
+    Raises:
+        ConfigError: as for `build_network`.
+    """
+    with torch.device("meta"):
+        gates, norms = place_gates(attention, network, in_channels), replaced_norms(attention, network)
+        unet = UNet(network, in_channels, num_classes, gates, norms, unit_seats(attention))
+    return sum(parameter.numel() for parameter in unet.parameters())
