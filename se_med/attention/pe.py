@@ -56,8 +56,8 @@ class ProjectExcite(Gate):
         """Apply the first layer to lines ``(B, lines, C)``; its bias goes to those of the first axis, which every voxel has."""
         weight, bias = self.conv1.weight.flatten(1), cast("Tensor", self.conv1.bias)
         with torch.autocast(lines.device.type, enabled=False):
-            first, others = lines.to(weight.dtype).split((axes[0], sum(axes[1:])), 1)
-            return torch.cat((F.linear(first, weight, bias), F.linear(others, weight)), 1)
+            lines = lines.to(weight.dtype)
+            return torch.cat((F.linear(lines[:, : axes[0]], weight, bias), F.linear(lines[:, axes[0] :], weight)), 1)
 
     def weigh(self, x: Tensor) -> Tensor:
         """Return the weight of each channel and voxel, ``(B, C, *spatial)``."""

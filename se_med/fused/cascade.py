@@ -51,12 +51,22 @@ class _Cascade(ctypes.Structure):
     )
 
 
-class NormCascade(torch.autograd.Function):
-    """``forward(x, weight, bias, epsilon, slope, gating, *parameters)``; keeps ``x`` and three numbers per voxel."""
+def norm_cascade(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: CascadeGating) -> Tensor:
+    """Return the gated leaky ReLU of the instance norm of ``x``, as ``norm_act`` does; keeps ``x`` and three numbers per voxel."""
+    return _NormCascade.apply(x, weight, bias, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
 
+
+class _NormCascade(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: CascadeGating, *parameters: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        epsilon: float,
+        slope: float,
+        gating: CascadeGating,
+        *parameters: Tensor,
     ) -> Tensor:
         x = x.contiguous(memory_format=memory_format(x.ndim - 2))
         weight, bias = weight.detach().float().contiguous(), bias.detach().float().contiguous()

@@ -53,9 +53,14 @@ class _Lines(ctypes.Structure):
     )
 
 
-class NormLines(torch.autograd.Function):
-    """``forward(x, weight, bias, W2, b2, epsilon, slope, gating, *parameters)``; keeps ``x`` and nothing else of its size."""
+def norm_lines(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: LineGating) -> Tensor:
+    """Return the gated leaky ReLU of the instance norm of ``x``, as ``norm_act`` does; it keeps no map but ``x``."""
+    return _NormLines.apply(  # type: ignore[no-untyped-call,no-any-return]
+        x, weight, bias, gating.weight, gating.bias, epsilon, slope, gating, *gating.parameters
+    )
 
+
+class _NormLines(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from se_med.fused.cascade import CascadeGating, NormCascade
+from se_med.fused.cascade import CascadeGating, norm_cascade
 from se_med.fused.kernels import Pass, memory_format, usable
-from se_med.fused.lines import CONVOLUTIONS, LineGating, NormLines
+from se_med.fused.lines import CONVOLUTIONS, LineGating, norm_lines
 
 __all__ = ["PLAIN", "Gating", "memory_format", "norm_act", "usable"]
 
@@ -57,10 +57,11 @@ def norm_act(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: flo
         gating: the gate; none by default.
     """
     if isinstance(gating, CascadeGating):
-        return NormCascade.apply(x, weight, bias, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
+        return norm_cascade(x, weight, bias, epsilon, slope, gating)
+    if isinstance(gating, LineGating):
+        return norm_lines(x, weight, bias, epsilon, slope, gating)
     tensors = (x, weight, bias, gating.weight, gating.bias)
-    function = NormLines if isinstance(gating, LineGating) else _NormAct
-    return function.apply(*tensors, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
+    return _NormAct.apply(*tensors, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
 
 
 class _NormAct(torch.autograd.Function):
