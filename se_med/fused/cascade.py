@@ -52,7 +52,7 @@ class _Cascade(ctypes.Structure):
 
 
 def norm_cascade(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, slope: float, gating: CascadeGating) -> Tensor:
-    """Return the gated leaky ReLU of the instance norm of ``x``, as ``norm_act`` does; keeps ``x`` and three numbers per voxel."""
+    """Return the gated leaky ReLU of the instance norm of ``x``, as ``norm_act`` does; keeps ``x`` and three numbers a voxel."""
     return _NormCascade.apply(x, weight, bias, epsilon, slope, gating, *gating.parameters)  # type: ignore[no-untyped-call,no-any-return]
 
 
