@@ -15,10 +15,14 @@ from typing import TextIO
 from cyclopts import App
 
 from se_med import __version__
+from se_med.cli.cache import app as cache
+from se_med.cli.check import check
+from se_med.cli.compare import compare
 from se_med.cli.data import app as data
 from se_med.cli.evaluate import evaluate
 from se_med.cli.info import info
 from se_med.cli.list import app as list_app
+from se_med.cli.plan import plan
 from se_med.cli.predict import predict
 from se_med.cli.schema import schema
 from se_med.cli.train import train
@@ -30,12 +34,16 @@ app = App(
     help="Train, apply and compare U-Nets with squeeze-and-excitation on medical volumes.\n\n"
     "Add --debug to any command for the traceback of an error.",
 )
+app.command(plan)
 app.command(train)
 app.command(predict)
 app.command(evaluate)
+app.command(compare)
+app.command(check)
 app.command(info)
 app.command(list_app)
 app.command(data)
+app.command(cache)
 app.command(schema)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from se_med.config.base import Part
+from se_med.config.labels import Values, refuse_labels, refuse_regions, refuse_values
 
 
 def _not_a_flag(value: object) -> object:
@@ -25,26 +26,54 @@ class DataConfig(Part):
     """Where the cases are, what their labels mean, and how they are split and prepared."""
 
     root: Path | None = Field(None, description="Folder of the data set. A relative path is relative to the file that names it.")
-    layout: Literal["auto", "msd", "folders"] = Field(
+    layout: Literal["auto", "msd", "nnunet", "folders", "table", "bids"] = Field(
         "auto",
-        description="How the folder is arranged: `msd` (dataset.json with imagesTr/labelsTr), `folders` (an image and a label "
-        "folder with equal file names, or files named by image_files and label_files), or `auto` to detect it.",
+        description="How the folder is arranged: `msd` (dataset.json with imagesTr/labelsTr), `nnunet` (nnU-Net's raw data), "
+        "`folders` (an image and a label folder with equal file names, or files named by image_files and label_files), `table` "
+        "(a list of cases, see table), `bids` (segmentations as derivatives), or `auto` to detect it.",
     )
-    image_files: str | None = Field(
+    image_files: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None,
         description="Pattern of the image files below root, where names or folders are of another kind, e.g. `images/*.jpg`: "
-        "what `*` stands for is the name of the case. Goes with label_files.",
+        "what `*` stands for is the name of the case. A list has one pattern for each channel, e.g. `['*/t1.nii.gz', "
+        "'*/t2.nii.gz']`; with several `*` what they stand for is joined, once where it is the same. Goes with label_files.",
     )
     label_files: str | None = Field(
         None,
         description="Pattern of the label files, e.g. `manual/*_mask.png`. An image and a label are a case where `*` stands for "
         "the same text; files that match this pattern are no images.",
     )
-    labels: dict[str, PositiveInt] | None = Field(
+    table: Path | None = Field(
+        None,
+        description="Table of the cases (.csv or .tsv) with columns image (or image_<channel>, one for each channel) and label, "
+        "and perhaps case, group, fold and others, which are kept as covariates. Paths in it are relative to root. Default: "
+        "cases.csv or cases.tsv in root, if there is one. Its own folder is root where none is named.",
+    )
+    channels: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="Name and value of every structure, background (0) left out. Default: from dataset.json, else the values "
-        "found.",
+        description="Names of the image channels, in order. They choose the columns image_<name> of a table and the suffixes of "
+        "bids, e.g. [T1w, FLAIR]; elsewhere they only name what is there. Default: from the files or dataset.json.",
+    )
+    labels: dict[str, PositiveInt | Values] | None = Field(
+        None,
+        min_length=1,
+        description="Name and value of every structure, background (0) left out. A list of values is merged into one structure, "
+        "e.g. `tumour: [3, 4]`; predictions write the first of it. Default: from dataset.json, else the values found.",
+    )
+    regions: dict[str, PositiveInt | Values] | None = Field(
+        None,
+        min_length=1,
+        description="In place of labels, where structures overlap: name and label values of every region, e.g. `whole_tumour: "
+        "[1, 2, 3]`, `tumour_core: [1, 3]`. Each gets an output of its own (sigmoid), and scores of its own.",
+    )
+    region_values: dict[str, PositiveInt] | None = Field(
+        None,
+        description="The label value that predictions write for each region, in the order of writing: later ones overwrite "
+        "earlier ones. Default: from larger to smaller regions, each with a value that no later one has.",
+    )
+    background_values: tuple[NonNegativeInt, ...] = Field(
+        (), description="Label values that are no structure and count as background, beside 0."
     )
     ignore_label: PositiveInt | None = Field(
         None,
@@ -61,6 +90,21 @@ class DataConfig(Part):
     fold_seed: NonNegativeInt = Field(0, description="Seed of the shuffle that makes the folds.")
     split: Path | None = Field(
         None, description="JSON file with the folds: a list of {train: [case, ...], validation: [case, ...]}."
+    )
+    stratify: bool = Field(
+        True,
+        description="Deal the cases into folds so that each fold has its share of the cases with each structure, small and large "
+        "ones alike. false shuffles them. Folds of a split file stay as they are.",
+    )
+    train_cases: PositiveInt | None = Field(
+        None,
+        description="Train on this many of the fold's training cases only. Smaller numbers are subsets of larger ones, drawn by "
+        "fold_seed, group by group; the held-out cases stay the same. Default: all.",
+    )
+    plan: Path | None = Field(
+        None,
+        description="Plan (plan.json) to train by, made by `se-med plan CONFIG -o plan.json` or taken from a run folder, so that "
+        "several runs share one. Default: planned from the data.",
     )
     selection: float | None = Field(
         None,
@@ -90,15 +134,29 @@ class DataConfig(Part):
     )
     cache: Path | None = Field(None, description="Folder of the prepared volumes. Default: the user's cache folder.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _table_gives_root(cls, content: Any) -> Any:
+        if isinstance(content, dict) and isinstance(content.get("table"), Path) and content.get("root") is None:
+            return content | {"root": content["table"].parent}
+        return content
+
     @field_validator("image_files", "label_files")
     @classmethod
-    def _is_a_pattern(cls, value: str | None) -> str | None:
-        if value is not None:
-            path = PurePosixPath(value)
-            if value.count("*") != 1 or any(mark in value for mark in "?[]\\"):
-                raise ValueError(f"{value!r} must hold one `*`, which stands for the name of the case, and no other wildcard")
+    def _is_a_pattern(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        patterns = (value,) if isinstance(value, str) else value or ()
+        for pattern in patterns:
+            path = PurePosixPath(pattern)
+            stars = [part.count("*") for part in path.parts]
+            if max(stars, default=0) != 1 or any(mark in pattern for mark in "?[]\\"):
+                raise ValueError(
+                    f"{pattern!r} must hold `*`, which stands for the name of the case, at most once in each part of the path, "
+                    "and no other wildcard"
+                )
             if path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{value!r} must be below root: neither absolute nor with `..`")
+                raise ValueError(f"{pattern!r} must be below root: neither absolute nor with `..`")
+        if len(set(patterns)) != len(patterns):
+            raise ValueError("the same pattern stands for two channels")
         return value
 
     @field_validator("group")
@@ -115,15 +173,30 @@ class DataConfig(Part):
     def _consistent(self) -> Self:
         if (self.image_files is None) != (self.label_files is None):
             raise ValueError("image_files: goes together with label_files; give both or none")
-        if self.image_files is not None and self.image_files == self.label_files:
-            raise ValueError(f"image_files: {self.image_files!r} is the pattern of the labels too")
-        if self.image_files is not None and self.layout == "msd":
-            raise ValueError("image_files: the files of layout msd are named in dataset.json; remove it, or set layout: folders")
-        if self.split is None and self.fold >= self.folds:
+        if self.label_files is not None and self.label_files in (self.image_files, *(self.image_files or ())):
+            raise ValueError(f"image_files: {self.label_files!r} is the pattern of the labels too")
+        if self.image_files is not None and self.layout not in ("auto", "folders"):
+            raise ValueError(f"image_files: layout {self.layout} finds its files itself; remove it, or set layout: folders")
+        if self.table is not None and (self.layout not in ("auto", "table") or self.image_files is not None):
+            other = "image_files" if self.image_files is not None else f"layout: {self.layout}"
+            raise ValueError(f"table: names the files, and so does {other}; remove one of them")
+        if isinstance(self.image_files, tuple) and self.channels is not None and len(self.channels) != len(self.image_files):
+            raise ValueError(f"channels: {len(self.channels)} names for {len(self.image_files)} patterns in image_files")
+        if self.channels is not None and len(set(self.channels)) != len(self.channels):
+            raise ValueError("channels: a name occurs twice")
+        if self.split is None and self.table is None and self.fold >= self.folds:
             raise ValueError(f"fold: {self.fold} does not exist with folds: {self.folds} (the first fold is 0)")
-        if self.labels is not None and len(set(self.labels.values())) != len(self.labels):
-            raise ValueError("labels: two labels have the same value")
-        if self.labels is not None and self.ignore_label in self.labels.values():
-            name = next(name for name, value in self.labels.items() if value == self.ignore_label)
-            raise ValueError(f"ignore_label: {self.ignore_label} is the value of structure {name}; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _values_mean_one_thing(self) -> Self:
+        if self.regions is not None and self.labels is not None:
+            raise ValueError("regions: go in place of labels; give one of both")
+        if self.regions is not None:
+            refuse_regions(self.regions, self.region_values)
+        elif self.region_values is not None:
+            raise ValueError("region_values: are the values of regions; give regions too")
+        elif self.labels is not None:
+            refuse_labels(self.labels)
+        refuse_values(self.labels or self.regions or {}, self.background_values, self.ignore_label)
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, StrictBool
+from pydantic import Field, PositiveFloat, PositiveInt, StrictBool
 
 from se_med.config.base import Part
 from se_med.config.data import Axis
@@ -24,6 +24,23 @@ class InferenceConfig(Part):
         1,
         description="Networks with a stem: passes over each volume, on shifted grids of the stem's blocks, whose probabilities "
         "are averaged; 1 is a single pass, and a block has no more shifts than voxels. Time grows with the number of passes.",
+    )
+    whole_volume: Literal["auto", "never"] = Field(
+        "auto",
+        description="`auto` passes a volume through the network in one piece where it would take four windows or more (of a 2D "
+        "network: a slice would), is at most 1.5 times the patch along each axis, and where that takes no more memory than "
+        "max_memory; others go through in windows. `never` always takes windows of the size of the patch.",
+    )
+    max_memory: PositiveFloat = Field(
+        8.0,
+        description="Memory in GiB that segmenting takes at most beside the network itself, by an estimate. A volume for which it "
+        "is not enough is refused.",
+    )
+    largest_component: tuple[str, ...] = Field(
+        (), description="Structures of which only the largest connected piece is kept (neighbours across corners are connected)."
+    )
+    fill_holes: tuple[str, ...] = Field(
+        (), description="Structures in which background that they enclose on all sides is filled, after largest_component."
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."

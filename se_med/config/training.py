@@ -30,6 +30,11 @@ class TrainingConfig(Part):
         description="Budget in minutes, turned into a number of steps by a timed trial before the first step. "
         f"Default where steps is not given either: {DEFAULT_MINUTES:g}.",
     )
+    max_memory: PositiveFloat | None = Field(
+        None,
+        description="Budget in GiB of the device's memory: what is planned fits into it by an estimate. On a processor it also "
+        "limits how many cases are read and prepared at once. Default: 80 % of what the device has.",
+    )
     batch_size: PositiveInt | None = Field(None, description="Patches per step. Default: planned.")
     patch: tuple[PositiveInt, ...] | None = Field(
         None, description="Patch size in voxels, per axis of the network. Default: planned."
@@ -48,7 +53,11 @@ class TrainingConfig(Part):
     )
     freeze: tuple[str, ...] = Field((), description="Wildcard patterns of parameters that are not trained, e.g. [encoder.*].")
 
-    loss: Literal["dice_ce", "dice_focal", "generalised_dice", "tversky"] = Field("dice_ce", description="Training loss (MONAI).")
+    loss: Literal["dice_ce", "dice_focal", "generalised_dice", "tversky"] = Field(
+        "dice_ce",
+        description="Training loss (MONAI). With data.regions each region has a sigmoid, and dice_ce is Dice and binary "
+        "cross-entropy.",
+    )
     early_stopping: EarlyStopping | None = Field(
         None,
         description="Stop when the mean Dice of the selection cases has stopped rising. Needs cases that are neither trained on "
@@ -62,7 +71,8 @@ class TrainingConfig(Part):
         "inverse of each class's share of all voxels, scaled to a mean of 1. In `dice_ce` the cross-entropy is a weighted mean "
         "over the voxels, and the Dice loss of each structure (background has none) is multiplied by its weight. In `dice_focal` "
         "both terms of each structure are multiplied by its weight, in `generalised_dice` the focal term alone; background has "
-        "no weight there. The Dice loss of a data set's only structure is never weighted. `tversky` takes none.",
+        "no weight there. The Dice loss of a data set's only structure is never weighted. `tversky` takes none. "
+        "With data.regions there is no background, and cross-entropies are weighted means over regions and voxels.",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum.")
     learning_rate: PositiveFloat = Field(4e-3, description="Highest learning rate of the schedule.")

@@ -1,59 +1,49 @@
 """Prepared cases on disk: oriented, resampled and normalised once, memory-mapped ever after.
 
-One folder per case, named by a key over the bytes of its files and the part of the plan that shapes the arrays. Every file
-appears by an atomic rename and the manifest `case.json` last, so a folder with a manifest whose sizes agree is whole; anything
-else is made again. Two processes that prepare the same case write the same bytes and do not disturb each other.
+One folder per case, named by a key over the bytes of its files and the part of the plan that shapes the arrays
+(`se_med.data.entry`). Several processes may prepare and read the same cases at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
 
-from se_med.config.base import Part
+from se_med.data.cache_use import announce_use, looking_up
 from se_med.data.case import Case
-from se_med.data.padding import channel_minimum
+from se_med.data.entry import USED, CaseSize, Manifest, case_size, read_manifest, write_entry
+from se_med.data.memory import Allowance, memory_limit
 from se_med.data.plan import Plan
-from se_med.data.preparation import IGNORED, Preparation, Prepared
+from se_med.data.preparation import Preparation, Prepared
 from se_med.errors import DataError, ImageError, RunError
-from se_med.io.atomic import replacing, sweep_temporaries, write_text
-from se_med.io.images import read_images, read_label
-from se_med.io.nifti import Geometry
+from se_med.io.atomic import sweep_temporaries
+from se_med.io.images import stored_files
+from se_med.io.volume import Geometry
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 """Part of every key; raise it when the same files and plan give other arrays."""
-FOREGROUND_VOXELS = 5000
-"""Largest number of coordinates kept per class for foreground patches."""
-MANIFEST = "case.json"
+KEY_DIGITS = 32
+"""Digits of the key that name an entry."""
+WAITING = 2
+"""Threads per core: each waits for the disk a part of its time."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of cases done and the number of all."""
-
-
-class Manifest(Part):
-    """What `case.json` holds: everything about a prepared case but its voxels."""
-
-    version: Literal[1] = Field(description="Version of the cache.")
-    name: str = Field(description="Name of the case when it was prepared.")
-    sources: tuple[str, ...] = Field(description="SHA-256 of each image file, then of the label file.")
-    shape: tuple[int, int, int] = Field(description="Shape of the prepared arrays.")
-    affine: tuple[tuple[float, ...], ...] = Field(description="Prepared voxel -> mm.")
-    native_shape: tuple[int, int, int] = Field(description="Shape as stored.")
-    native_affine: tuple[tuple[float, ...], ...] = Field(description="Stored voxel -> mm.")
-    native_spacing: tuple[float, float, float] = Field(description="Spacing in mm, axes as stored.")
-    minimum: tuple[float, ...] = Field(description="Lowest prepared intensity of each channel.")
-    foreground: dict[int, int] = Field(description="Number of coordinates kept for each class that is present, in file order.")
-    sizes: dict[str, int] = Field(description="Bytes of each array file.")
 
 
 @dataclass(frozen=True)
@@ -111,33 +101,44 @@ def prepare_cases(
     folder: Path | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    *,
+    dataset: str = "",
+    max_memory: float | None = None,
 ) -> list[PreparedCase]:
-    """Prepare every case, or find it prepared already.
+    """Prepare every case, or find it prepared already. What was interrupted is gone on with.
 
     Args:
         cases: labelled cases.
         plan: gives spacing, normalisation and labels.
         folder: where prepared cases are kept; `default_cache()` when None.
         progress: told how many cases are done.
-        workers: threads; as many as there are cores when None.
+        workers: threads; two for each core when None, since each waits for the disk a part of its time.
+        dataset: name of the data set, for the list of what the cache holds.
+        max_memory: limit in GiB of what the cases that are prepared at the same time take; half of what is free when None. A case
+            that is larger is prepared alone.
 
     Returns:
         The prepared cases, in the order of `cases`.
 
     Raises:
         DataError: cases that cannot be used, each on a line of its own.
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or the disk has too little room for the prepared cases.
     """
     folder = default_cache() if folder is None else folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot make the cache folder: {error.strerror}; set data.cache to one you can write") from None
+    sweep_temporaries(folder)
     preparation = Preparation(plan)
+    sizes = {case.name: case_size(case, plan) for case in cases}
+    _refuse_full_disk(cases, plan, folder, sizes)
+    prepare = partial(_prepare, preparation=preparation, folder=folder, dataset=dataset)
+    allowance = Allowance(memory_limit(max_memory))
     found: dict[int, PreparedCase] = {}
     problems: dict[int, str] = {}
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        jobs = {pool.submit(_prepare, case, preparation, folder): index for index, case in enumerate(cases)}
+    with ThreadPoolExecutor(workers or WAITING * (os.cpu_count() or 1)) as pool:
+        jobs = {pool.submit(prepare, case, sizes[case.name].peak, allowance): index for index, case in enumerate(cases)}
         try:
             for job in as_completed(jobs):
                 try:
@@ -160,16 +161,55 @@ def default_cache() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "se-med" / "prepared"
 
 
-def _prepare(case: Case, preparation: Preparation, folder: Path) -> PreparedCase:
+def predict_disk(cases: Sequence[Case], plan: Plan) -> int:
+    """Return the bytes that the prepared cases will take on disk, from the headers alone."""
+    return sum(case_size(case, plan).prepared for case in cases)
+
+
+def _refuse_full_disk(cases: Sequence[Case], plan: Plan, folder: Path, sizes: Mapping[str, CaseSize]) -> None:
+    free = shutil.disk_usage(folder).free
+    if sum(size.prepared for size in sizes.values()) <= free:
+        return
+    missing = []
+    for case in cases:  # only now is it worth the time to find out what is there already
+        with suppress(ImageError):
+            if read_manifest(_entry_of(folder, _key(_sources(case), plan))) is None:
+                missing.append(case.name)
+    needed = sum(sizes[name].prepared for name in missing)
+    if needed > free:
+        raise RunError(
+            f"{folder}: preparing {len(missing)} cases takes {needed / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left; "
+            "set data.cache to a folder on another disk, or make room with `se-med cache clear`"
+        )
+
+
+def _prepare(
+    case: Case, peak: int, allowance: Allowance, *, preparation: Preparation, folder: Path, dataset: str
+) -> PreparedCase:
+    sources = _sources(case)
+    key = _key(sources, preparation.plan)
+    entry = _entry_of(folder, key)
+    with looking_up(folder):
+        announce_use(folder, entry.name)
+        manifest = read_manifest(entry)
+    if manifest is None or manifest.sources != sources:
+        with allowance.take(peak):
+            manifest = write_entry(entry, case, preparation, sources, dataset)
+    else:
+        with suppress(OSError):  # a cache that may only be read
+            (entry / USED).touch()
+    return PreparedCase(case, entry, key, manifest)
+
+
+def _entry_of(folder: Path, key: str) -> Path:
+    return folder / key[:KEY_DIGITS]
+
+
+def _sources(case: Case) -> tuple[str, ...]:
+    """Return the digest of each file of a case."""
     if case.label is None:
         raise ImageError(f"{case.images[0]}: case {case.name!r} has no label; add one or take the case out of the split")
-    sources = tuple(_file_digest(path) for path in (*case.images, case.label))
-    key = _key(sources, preparation.plan)
-    entry = folder / key[:32]
-    manifest = _read_manifest(entry)
-    if manifest is None or manifest.sources != sources:
-        manifest = _write_entry(entry, case, preparation, sources)
-    return PreparedCase(case, entry, key, manifest)
+    return tuple(_file_digest(file) for path in (*case.images, case.label) for file in stored_files(path))
 
 
 def _key(sources: Sequence[str], plan: Plan) -> str:
@@ -177,6 +217,10 @@ def _key(sources: Sequence[str], plan: Plan) -> str:
     content = {"version": VERSION, "sources": list(sources), "values": list(plan.label_values), **shaping}
     if plan.ignore_label is not None:
         content["ignore_label"] = plan.ignore_label
+    if any(len(group) > 1 for group in plan.structures.classes):
+        content["classes"] = plan.structures.classes
+    if plan.background_values:
+        content["background_values"] = sorted(plan.background_values)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -191,70 +235,3 @@ def _file_digest(path: Path) -> str:
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}; check the file and its rights") from None
     return digest.hexdigest()
-
-
-def _read_manifest(entry: Path) -> Manifest | None:
-    """Return the manifest of a whole entry; None where something is missing, damaged or of another size."""
-    try:
-        manifest = Manifest.model_validate_json((entry / MANIFEST).read_bytes())
-        if any((entry / name).stat().st_size != size for name, size in manifest.sizes.items()):
-            return None
-    except (FileNotFoundError, ValidationError):
-        return None
-    return manifest
-
-
-def _write_entry(entry: Path, case: Case, preparation: Preparation, sources: tuple[str, ...]) -> Manifest:
-    image = read_images(case.images)
-    if case.label is None:
-        raise ValueError("a case without label has no cache entry")
-    prepared = preparation.forward(image)
-    label = preparation.forward_label(read_label(case.label), like=prepared)
-    known = label if preparation.plan.ignore_label is None else np.where(label == IGNORED, np.uint8(0), label)
-    coordinates = _draw_foreground(known, sources)
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "image.npy": prepared.array,
-        "label.npy": label,
-        "foreground.npy": np.concatenate([np.empty((0, 3), np.int32), *coordinates.values()]),
-    }
-    entry.mkdir(exist_ok=True)
-    sweep_temporaries(entry)
-    manifest = Manifest(
-        version=VERSION,
-        name=case.name,
-        sources=sources,
-        shape=label.shape,
-        affine=_rows(prepared.affine),
-        native_shape=prepared.native.shape,
-        native_affine=_rows(prepared.native.affine),
-        native_spacing=prepared.native.spacing,
-        minimum=tuple(channel_minimum(prepared.array).tolist()),
-        foreground={index: len(rows) for index, rows in coordinates.items()},
-        sizes={name: _write_array(entry / name, array) for name, array in arrays.items()},
-    )
-    write_text(entry / MANIFEST, manifest.model_dump_json())
-    return manifest
-
-
-def _rows(affine: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(value) for value in row) for row in affine)
-
-
-def _write_array(path: Path, array: npt.NDArray[Any]) -> int:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        return file.tell()
-
-
-def _draw_foreground(label: npt.NDArray[np.uint8], sources: Sequence[str]) -> dict[int, npt.NDArray[np.int32]]:
-    """Draw up to 5000 voxels of each class that is present, by the content of the files alone."""
-    seed = int(hashlib.sha256("".join(sources).encode()).hexdigest()[:16], 16)
-    drawn = {}
-    present = [index for index in range(1, int(label.max()) + 1) if (label == index).any()]
-    for index in present:
-        voxels = np.flatnonzero(label == index)
-        if len(voxels) > FOREGROUND_VOXELS:
-            generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-            voxels = np.sort(generator.choice(voxels, FOREGROUND_VOXELS, replace=False))
-        drawn[index] = np.stack(np.unravel_index(voxels, label.shape), axis=1).astype(np.int32)
-    return drawn

@@ -21,7 +21,8 @@ from scipy.spatial.transform import Rotation
 from se_med.data.layouts.description import FILE_NAME, read_description
 from se_med.errors import UsageError
 from se_med.io.atomic import write_bytes, write_json, write_text
-from se_med.io.nifti import Volume, read_image, write_label
+from se_med.io.nifti import read_image, write_label
+from se_med.io.volume import Volume
 
 NAME = "se-med demo"
 LABELS = {"grey_matter": 1, "white_matter": 2}

@@ -6,10 +6,9 @@ Everything is given along the RAS axes: axis 0 runs from left to right, 1 from p
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import nibabel as nib
@@ -17,12 +16,13 @@ import numpy as np
 from scipy import ndimage
 
 from se_med.data.case import Case, Dataset, refuse
+from se_med.data.checks.agreement import Traits, find_disagreements
+from se_med.data.checks.finding import error_lines
+from se_med.data.checks.reading import MAX_STRUCTURES, ReadCase, pixel_digest, read_case
+from se_med.data.memory import Allowance, memory_limit, reading_bytes
+from se_med.data.structures import Structures, centre_structures, count_structures
 from se_med.errors import DataError, ImageError
-from se_med.io.images import read_images, read_label
-from se_med.io.nifti import Volume, same_geometry
 
-MAX_STRUCTURES = 255
-"""Prepared labels are stored as one byte per voxel."""
 SAMPLES_PER_CASE = 5000
 """Foreground voxels whose intensities are drawn from each case, so that large cases do not outweigh small ones."""
 
@@ -38,10 +38,13 @@ class CaseFacts:
         name: the case.
         shape: voxels along the RAS axes.
         spacing: mm along the RAS axes.
-        voxels: number of voxels of each label value that occurs, background (0) included, the ignore label not.
+        voxels: number of voxels of each structure that occurs, by its label value (the first of several; regions overlap), and of
+            the background (0); the ignore label is not counted.
         centroids: centre of each structure along the RAS axes, in mm from the first voxel.
         intensities: (C, n) intensities of foreground voxels drawn at random; n is 0 where there is no foreground.
         flat: the case is a 2D image: one slice, spacing one pixel.
+        digest: equal for images with the same pixels, whatever their files are; "" where not known.
+        ranges: lowest and highest intensity of each channel; () where not known.
     """
 
     name: str
@@ -51,6 +54,8 @@ class CaseFacts:
     centroids: dict[int, tuple[float, float, float]]
     intensities: np.ndarray
     flat: bool = False
+    digest: str = ""
+    ranges: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,30 +102,44 @@ class Fingerprint:
         return np.array([case.shape for case in self.cases], dtype=np.int64)
 
 
-def take_fingerprint(dataset: Dataset, progress: Progress | None = None, workers: int | None = None) -> Fingerprint:
+def take_fingerprint(
+    dataset: Dataset, progress: Progress | None = None, workers: int | None = None, max_memory: float | None = None
+) -> Fingerprint:
     """Read every case of a data set once.
 
     Args:
         dataset: labelled cases.
         progress: called after each case.
         workers: threads that read cases; each holds one case in memory. Default: the number of processors.
+        max_memory: limit in GiB of what the cases that are read at the same time take; half of what is free when None.
 
     Raises:
         DataError: at least one case cannot be used: unreadable or damaged file, NaN, image and label on different grids, label
             values that are not declared, another number of channels than most cases. All are listed, one line each.
     """
-    declared = None if dataset.labels is None else frozenset(dataset.labels.values())
-    read = partial(read_facts, declared=declared, ignore_label=dataset.ignore_label)
+    structures = dataset.structures
+    read = partial(
+        read_facts,
+        declared=None if structures is None else structures.declared,
+        ignore_label=dataset.ignore_label,
+        background_values=dataset.background_values,
+    )
+    allowance = Allowance(memory_limit(max_memory))
+
+    def read_alone(case: Case) -> CaseFacts:
+        with allowance.take(reading_bytes(case)):
+            return read(case)
+
     facts: dict[str, CaseFacts] = {}
     problems: dict[str, list[str]] = {}
     # Threads, not processes: decompression and array work release the interpreter lock, and nothing has to be copied back.
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
-        futures = {pool.submit(read, case): case for case in dataset.cases}
+        futures = {pool.submit(read_alone, case): case for case in dataset.cases}
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 name = futures[future].name
                 try:
-                    facts[name] = future.result()
+                    facts[name] = by_structure(future.result(), structures)
                 except DataError as error:
                     problems[name] = error.message.splitlines()
                 if progress is not None:
@@ -128,50 +147,51 @@ def take_fingerprint(dataset: Dataset, progress: Progress | None = None, workers
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    channels = Counter(len(case.intensities) for case in facts.values()).most_common(1)
-    for name, case in facts.items():
-        if len(case.intensities) != channels[0][0]:
-            problems[name] = [f"case {name!r}: {len(case.intensities)} channels, most cases have {channels[0][0]}"]
-    problems |= _mixed_kinds(facts)
+    traits = {name: Traits(len(case.intensities), case.flat) for name, case in facts.items()}
+    for finding in find_disagreements(traits, dataset.channels):
+        problems.setdefault(finding.case, []).append(finding.line)
     refuse(dataset.root, [line for name in sorted(problems) for line in problems[name]])
     cases = tuple(facts[case.name] for case in dataset.cases)
-    _check_channels(dataset, channels[0][0])
-    return Fingerprint(cases, _structures(dataset, cases), channels[0][0], _foreground(cases))
+    return Fingerprint(cases, _structures(dataset, cases), len(cases[0].intensities), _foreground(cases))
 
 
-def read_facts(case: Case, declared: frozenset[int] | None = None, ignore_label: int | None = None) -> CaseFacts:
+def by_structure(facts: CaseFacts, structures: Structures | None) -> CaseFacts:
+    """Return the facts with structures of several values counted as one, and regions whole, each by its first value."""
+    if structures is None or structures.plain:
+        return facts
+    centroids = centre_structures(facts.voxels, facts.centroids, structures.values)
+    return replace(facts, voxels=count_structures(facts.voxels, structures.values), centroids=centroids)
+
+
+def read_facts(
+    case: Case,
+    declared: frozenset[int] | None = None,
+    ignore_label: int | None = None,
+    background_values: Sequence[int] = (),
+) -> CaseFacts:
     """Read one case and check it.
 
     Args:
         case: a case with a label.
         declared: label values that may occur beside 0; None: all.
         ignore_label: value of voxels without a reference; they are in no count and no statistic.
+        background_values: values that count as background, beside 0.
 
     Raises:
         ImageError: one line per problem, each naming the file.
     """
-    if case.label is None:
-        raise ImageError(f"case {case.name!r}: has no label")
-    volumes: dict[str, Volume] = {}
-    problems = []
-    for kind in ("image", "label"):
-        try:
-            volumes[kind] = read_label(case.label) if kind == "label" else read_images(case.images)
-        except ImageError as error:
-            problems.append(error.message)
-    if not problems:
-        mismatch = same_geometry(volumes["image"], volumes["label"])
-        if mismatch is not None:
-            problems.append(f"{case.label}: not on the grid of {case.images[0].name}: {mismatch}")
-    if "label" in volumes:
-        labels = volumes["label"].array
-        ignored = 0 if ignore_label is None else int(np.count_nonzero(labels == ignore_label))
-        values, indices = _compact(np.where(labels == ignore_label, 0, labels) if ignored else labels)
-        values[0] -= ignored
-        problems += _value_problems(case, values, declared)
+    found = read_case(case, declared, ignore_label, background_values)
+    problems = error_lines(found.findings)
     if problems:
         raise ImageError("\n".join(problems))
-    image, label = volumes["image"], volumes["label"]
+    return facts_of(found)
+
+
+def facts_of(found: ReadCase) -> CaseFacts:
+    """Return the facts of a case that was read without an error."""
+    case, image, label, values, indices = found.case, found.image, found.label, found.voxels, found.indices
+    if image is None or label is None or indices is None:
+        raise ValueError(f"case {case.name!r} was not read whole")
     axes = _ras_axes(label.affine)
     spacing = tuple(float(label.spacing[axis]) for axis, _ in axes)
     shape = tuple(int(label.array.shape[axis]) for axis, _ in axes)
@@ -182,17 +202,10 @@ def read_facts(case: Case, declared: frozenset[int] | None = None, ignore_label:
         )
         for value, centre in _centroids(indices, tuple(values)).items()
     }
-    return CaseFacts(case.name, shape, spacing, values, centroids, _draw(image.array, indices), image.flat)  # type: ignore[arg-type]  # three axes
-
-
-def _mixed_kinds(facts: dict[str, CaseFacts]) -> dict[str, list[str]]:
-    """Name the rarer kind where some cases are 2D images and others volumes: a pixel and a millimetre are no common unit."""
-    flat = {name for name, case in facts.items() if case.flat}
-    volumes = set(facts) - flat
-    if not flat or not volumes:
-        return {}
-    rare, kind, others = (flat, "a 2D image", "volumes") if len(flat) <= len(volumes) else (volumes, "a volume", "2D images")
-    return {name: [f"case {name!r}: {kind}, most cases are {others}; a data set holds one kind"] for name in rare}
+    intensities = _draw(image.array, indices)
+    digest = pixel_digest(image.array)
+    ranges = tuple((float(channel.min()), float(channel.max())) for channel in image.array)
+    return CaseFacts(case.name, shape, spacing, values, centroids, intensities, image.flat, digest, ranges)  # type: ignore[arg-type]  # three axes
 
 
 def _ras_axes(affine: np.ndarray) -> list[tuple[int, int]]:
@@ -202,42 +215,6 @@ def _ras_axes(affine: np.ndarray) -> list[tuple[int, int]]:
     for voxel_axis, (ras_axis, direction) in enumerate(orientation):
         axes[int(ras_axis)] = (voxel_axis, int(direction))
     return axes
-
-
-def _compact(labels: np.ndarray) -> tuple[dict[int, int], np.ndarray]:
-    """Return the number of voxels of each value, sorted by value and 0 first, and the labels as positions in that order."""
-    top = int(labels.max(initial=0))
-    if top < 2**16:
-        counts = np.bincount(labels.ravel())
-        values = np.union1d([0], np.flatnonzero(counts))
-        counts = counts[values]
-    else:
-        values, counts = np.unique(labels, return_counts=True)
-        if values[0] != 0:
-            values, counts = np.append(0, values), np.append(0, counts)
-    indices = np.searchsorted(values, labels) if top >= 2**16 else _lookup(values, top)[labels]
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}, indices
-
-
-def _lookup(values: np.ndarray, top: int) -> np.ndarray:
-    table = np.zeros(top + 1, dtype=np.min_scalar_type(len(values)))
-    table[values] = np.arange(len(values))
-    return table
-
-
-def _value_problems(case: Case, values: dict[int, int], declared: frozenset[int] | None) -> list[str]:
-    structures = {value: count for value, count in values.items() if value != 0}
-    if len(structures) > MAX_STRUCTURES:
-        return [
-            f"{case.label}: {len(structures)} different values; is it an image? At most {MAX_STRUCTURES} structures are allowed"
-        ]
-    unknown = {} if declared is None else {value: count for value, count in structures.items() if value not in declared}
-    if not unknown:
-        return []
-    listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:10])
-    more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-    mask = "; a mask of 0 and 255: give 255 as the value of its structure in data.labels" if set(unknown) == {255} else ""
-    return [f"{case.label}: undeclared label values {listed}{more}; declared are {sorted(declared or ())}{mask}"]
 
 
 def _centroids(indices: np.ndarray, values: tuple[int, ...]) -> dict[int, list[float]]:
@@ -262,12 +239,6 @@ def _draw(image: np.ndarray, indices: np.ndarray) -> np.ndarray:
     if len(foreground) > SAMPLES_PER_CASE:
         foreground = foreground[np.random.default_rng(0).integers(0, len(foreground), SAMPLES_PER_CASE)]
     return image.reshape(len(image), -1)[:, foreground].astype(np.float32)
-
-
-def _check_channels(dataset: Dataset, channels: int) -> None:
-    if dataset.channels and len(dataset.channels) != channels:
-        names = ", ".join(dataset.channels)
-        raise DataError(f"{dataset.root}: {len(dataset.channels)} channels are declared ({names}), the images have {channels}")
 
 
 def _structures(dataset: Dataset, cases: tuple[CaseFacts, ...]) -> dict[str, int]:

@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from se_med.config.data import DataConfig
 from se_med.data.case import Case, Dataset, refuse
+from se_med.data.strata import Volumes, deal, traits_of, volumes_of
 from se_med.errors import DataError, UsageError
 from se_med.io.atomic import write_text
 
+if TYPE_CHECKING:
+    from se_med.data.fingerprint import Fingerprint
+
 VALIDATION_KEYS = ("validation", "val")
 """Names of the held-out cases in a split file; nnU-Net writes `val`."""
+TRAIN_CASES = 1
+"""Last part of the key of the order of training cases, so that it is another draw than that of the selection."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,19 @@ class Fold:
     """Neither trained on nor reported: what is scored during training. Where there are none, the held-out ones are."""
 
 
-def make_folds(cases: Sequence[Case], folds: int, seed: int) -> tuple[Fold, ...]:
+def make_folds(cases: Sequence[Case], folds: int, seed: int, volumes: Volumes | None = None) -> tuple[Fold, ...]:
     """Deal the cases into folds: each case is held out once, and cases of one group always together.
 
     Without groups the sizes of the held-out parts differ by one at most. With groups, the groups are dealt in the order of
-    their size, each to the fold with the fewest cases. The result depends on names, groups and seed, not on the order given.
+    their size, each to the fold with the fewest cases. The result depends on names, groups, seed and, where they are given,
+    volumes, not on the order of the cases.
 
     Args:
         cases: the cases, in any order.
         folds: number of folds, 2 or more.
         seed: seed of the shuffle.
+        volumes: of the structures of every case; each fold then gets its share of the cases with each structure, small and
+            large. None: cases are shuffled.
 
     Raises:
         UsageError: fewer groups (or cases) than folds.
@@ -50,11 +59,14 @@ def make_folds(cases: Sequence[Case], folds: int, seed: int) -> tuple[Fold, ...]
         kind = "groups" if any(case.group is not None for case in cases) else "cases"
         raise UsageError(f"data.folds: {folds} folds need at least {folds} {kind}, there are {len(groups)}")
     keys = sorted(groups)
-    order = np.random.default_rng(seed).permutation(len(keys))
-    dealt = sorted((keys[index] for index in order), key=lambda key: -len(groups[key]))
-    held_out: list[list[str]] = [[] for _ in range(folds)]
-    for key in dealt:
-        min(held_out, key=len).extend(groups[key])
+    if volumes is not None:
+        traits = traits_of({case.name: volumes[case.name] for case in cases}, folds)
+        held_out = deal([groups[key] for key in keys], traits, folds, seed)
+    else:
+        order = np.random.default_rng(seed).permutation(len(keys))
+        held_out = [[] for _ in range(folds)]
+        for key in sorted((keys[index] for index in order), key=lambda key: -len(groups[key])):
+            min(held_out, key=len).extend(groups[key])
     names = {case.name for case in cases}
     return tuple(Fold(tuple(sorted(names.difference(part))), tuple(sorted(part))) for part in held_out)
 
@@ -83,6 +95,32 @@ def set_aside(fold: Fold, cases: Sequence[Case], share: float, key: tuple[int, .
             f"data.selection: {share:g} of {len(fold.train)} training cases in {len(keys)} groups leaves none to train on"
         )
     return Fold(left, fold.validation, tuple(name for name in fold.train if name in chosen))
+
+
+def keep_cases(fold: Fold, cases: Sequence[Case], number: int, key: tuple[int, ...]) -> Fold:
+    """Keep a number of the training cases of a fold: the first ones of an order that depends on the key alone.
+
+    Whoever keeps 10 keeps cases that are among the 20 of whoever keeps 20. Groups follow each other, so one group at most
+    is kept in part.
+
+    Args:
+        fold: the fold; what is held out or for selection stays.
+        cases: all cases.
+        number: cases to keep.
+        key: seed of the order.
+
+    Raises:
+        UsageError: the fold has fewer training cases.
+    """
+    if number > len(fold.train):
+        raise UsageError(f"data.train_cases: {number}, but the fold has {len(fold.train)} training cases; take at most that many")
+    groups = _groups([case for case in cases if case.name in set(fold.train)])
+    generator = np.random.default_rng(key)
+    keys = sorted(groups)
+    order: list[str] = []
+    for index in generator.permutation(len(keys)):
+        order += generator.permutation(groups[keys[index]]).tolist()
+    return Fold(tuple(sorted(order[:number])), fold.validation, fold.selection)
 
 
 def write_split(path: Path, folds: Sequence[Fold]) -> None:
@@ -125,31 +163,75 @@ def read_split(path: Path) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-def select_fold(dataset: Dataset, data: DataConfig) -> Fold:
-    """Return the fold that the configuration asks for, from its split file or made from its seed.
+def split_cases(dataset: Dataset, data: DataConfig, fingerprint: Fingerprint | None = None) -> tuple[Fold, ...]:
+    """Return all folds: those of the split file, those that the cases come with, or made from the seed.
+
+    Args:
+        dataset: the cases.
+        data: what the configuration says about folds.
+        fingerprint: of the data set. Where it is needed (`stratify`) and not given, every case is read.
+
+    Raises:
+        UsageError: the split file does not exist, or there are too few cases for the folds.
+        DataError: the split file is wrong, or cases cannot be read.
+    """
+    if data.split is not None:
+        return read_split(data.split)
+    if _has_folds(dataset):
+        return _folds_of(dataset.cases)
+    if not data.stratify:
+        return make_folds(dataset.cases, data.folds, data.fold_seed)
+    # Here, since what reads cases checks them, and some checks are about folds.
+    from se_med.data.fingerprint import take_fingerprint
+
+    volumes = volumes_of(fingerprint or take_fingerprint(dataset))
+    return make_folds(dataset.cases, data.folds, data.fold_seed, volumes)
+
+
+def select_fold(dataset: Dataset, data: DataConfig, fingerprint: Fingerprint | None = None) -> Fold:
+    """Return the fold that the configuration asks for: from its split file, as the cases come with it, or made from its seed.
 
     A split file may leave cases out (they are not used), but every name in it must exist, and no group may be in two parts.
 
+    Args:
+        dataset: the cases.
+        data: what the configuration says about folds, selection and the number of training cases.
+        fingerprint: of the data set. Where it is needed (`stratify`) and not given, every case is read.
+
     Raises:
-        UsageError: there is no such fold, too few cases for the folds or the selection asked for, or a selection is asked for
-            where the split file has one.
-        DataError: a name in the split file is unknown, or a group is in two parts.
+        UsageError: there is no such fold, too few cases for the folds, the selection or the number asked for, or a selection is
+            asked for where the split file has one.
+        DataError: a name in the split file is unknown, a group is in two parts, or cases cannot be read.
     """
-    fold = (
-        make_folds(dataset.cases, data.folds, data.fold_seed)[data.fold]
-        if data.split is None
-        else _given(dataset, data, data.split)
+    folds = split_cases(dataset, data, fingerprint)
+    given = data.split or (dataset.root if _has_folds(dataset) else None)
+    fold = folds[data.fold] if given is None else _given(dataset, data, given, folds)
+    if data.selection is not None:
+        if fold.selection:
+            raise UsageError(f"data.selection: fold {data.fold} of {data.split} has a selection of its own; remove one of them")
+        fold = set_aside(fold, dataset.cases, data.selection, (data.fold_seed, data.fold))
+    if data.train_cases is not None:
+        fold = keep_cases(fold, dataset.cases, data.train_cases, (data.fold_seed, data.fold, TRAIN_CASES))
+    return fold
+
+
+def _has_folds(dataset: Dataset) -> bool:
+    return bool(dataset.cases) and all(case.fold is not None for case in dataset.cases)
+
+
+def _folds_of(cases: Sequence[Case]) -> tuple[Fold, ...]:
+    """Return the folds that the cases come with, as the column of a table."""
+    return tuple(
+        Fold(
+            tuple(sorted(case.name for case in cases if case.fold != number)),
+            tuple(sorted(case.name for case in cases if case.fold == number)),
+        )
+        for number in sorted({case.fold for case in cases if case.fold is not None})
     )
-    if data.selection is None:
-        return fold
-    if fold.selection:
-        raise UsageError(f"data.selection: fold {data.fold} of {data.split} has a selection of its own; remove one of them")
-    return set_aside(fold, dataset.cases, data.selection, (data.fold_seed, data.fold))
 
 
-def _given(dataset: Dataset, data: DataConfig, path: Path) -> Fold:
-    """Return a fold of a split file."""
-    folds = read_split(path)
+def _given(dataset: Dataset, data: DataConfig, path: Path, folds: Sequence[Fold]) -> Fold:
+    """Return a fold of a split file, checked against the data set."""
     if data.fold >= len(folds):
         raise UsageError(f"data.fold: {path} has {len(folds)} folds, there is no fold {data.fold} (the first is 0)")
     fold = folds[data.fold]

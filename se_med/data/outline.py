@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from se_med.config.experiment import Config
 from se_med.data.case import Dataset
 from se_med.data.fingerprint import CaseFacts, Fingerprint, Intensities, take_fingerprint
+from se_med.data.given_plan import adopt_plan, read_plan
 from se_med.data.layouts import find_dataset
 from se_med.data.plan import Plan
 from se_med.data.planning import make_plan, resolve
@@ -77,10 +78,14 @@ def outline(config: Config, folder: Path, sizes: Sizes, progress: Progress = sil
     patch, classes = config.training.patch, sizes.classes
     if classes is None and config.data.labels is not None:
         classes = len(config.data.labels) + 1
+    if classes is None and config.data.regions is not None:
+        classes = len(config.data.regions)
     if (folder / PLAN).is_file():
-        plan = _stored_plan(folder / PLAN)
+        plan = read_plan(folder / PLAN)
     elif patch is not None and sizes.channels is not None and classes is not None:
         config, plan = _plan_sizes(config, patch, sizes.channels, classes)
+    elif config.data.root is not None and config.data.plan is not None:
+        plan = adopt_plan(config.data.plan, config, find_dataset(config.data))
     elif config.data.root is not None:
         dataset = find_dataset(config.data)
         with progress("reading", len(dataset.cases)) as advance:
@@ -117,10 +122,3 @@ def _with(config: Config, part: str, **values: Any) -> Config:
         causes = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise UsageError(f"{part}.{', '.join(values)}: {causes}") from None
     return config.model_copy(update={part: new})
-
-
-def _stored_plan(path: Path) -> Plan:
-    try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: is not the plan of a run ({str(error).splitlines()[0]})") from None

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from se_med.config.base import Part
+from se_med.data.structures import Structures, structures_of
 
 
 class Normalisation(Part):
@@ -22,6 +23,18 @@ class Normalisation(Part):
     std: float | None = Field(None, description="Foreground standard deviation of the data set (ct).")
 
 
+class Estimate(Part):
+    """What a run by this plan takes, on the machine that planned it. Nothing depends on it."""
+
+    device: str = Field(description="Processor or GPU that was planned for, and its threads.")
+    memory_mb: float = Field(description="Largest memory of the training process, or of its GPU, in MB (10^6 bytes).")
+    memory_measured: bool = Field(description="Whether the memory was measured in the trial, not estimated from the network.")
+    cache_mb: float = Field(description="Prepared cases on disk in MB.")
+    minutes: float | None = Field(None, description="Budget of the run in minutes; null where its steps are set.")
+    seconds_per_step: float | None = Field(None, description="Time of one step in the trial; null without a trial.")
+    steps: int | None = Field(None, description="Steps that fit into the minutes, or that are set; null where not known.")
+
+
 class Plan(Part):
     """Every setting that depends on the data set. Stored as `plan.json`; inference needs this and the weights."""
 
@@ -29,7 +42,9 @@ class Plan(Part):
     spatial_dims: Literal[2, 3] = Field(description="Rank of the network.")
     slice_axis: Literal[0, 1, 2] | None = Field(description="Axis (RAS) across which a 2D network takes slices; null in 3D.")
     channels: tuple[str, ...] = Field(description="Name of each input channel.")
-    labels: dict[str, int] = Field(description="Name and value of each structure, in class order: class k + 1 is entry k.")
+    labels: dict[str, int] = Field(
+        description="Name of each structure and the value that predictions write for it, in the order of the network's outputs."
+    )
     spacing: tuple[float, float, float] = Field(description="Spacing in mm (RAS) of the prepared volumes.")
     normalisation: tuple[Normalisation, ...] = Field(description="One entry per channel.")
     patch: tuple[int, ...] = Field(description="Patch and window size in voxels, per axis of the network.")
@@ -44,16 +59,29 @@ class Plan(Part):
     )
     flat: bool = Field(False, description="Planned from 2D images, whose spacing is one pixel.")
     ignore_label: int | None = Field(None, description="Label value of voxels without a reference; null where there are none.")
+    values: dict[str, tuple[int, ...]] | None = Field(
+        None, description="Every label value of each structure, where that is not just the one in `labels`, which comes first."
+    )
+    regions: bool = Field(
+        False, description="The structures are regions, which may share values: one sigmoid output each, none for the background."
+    )
+    background_values: tuple[int, ...] = Field((), description="Label values that count as background, beside 0.")
     median_shape: tuple[int, int, int] = Field(description="Median shape at the planned spacing, in voxels.")
     cases: int = Field(description="Number of cases the plan was made from.")
     reasons: dict[str, str] = Field(default_factory=dict, description="Why each setting is what it is, one line each.")
+    estimate: Estimate | None = Field(None, description="What a run takes; null where it was not asked for.")
 
     @property
     def num_classes(self) -> int:
-        """Number of network outputs: the structures and the background."""
-        return len(self.labels) + 1
+        """Number of network outputs: the structures and the background, or the regions alone."""
+        return len(self.labels) + (not self.regions)
+
+    @property
+    def structures(self) -> Structures:
+        """The structures with all their label values."""
+        return structures_of(self.labels) if self.values is None else Structures(self.values, self.regions)
 
     @property
     def label_values(self) -> tuple[int, ...]:
-        """The label value of each class, background first."""
-        return (0, *self.labels.values())
+        """The label value that predictions write for each class of prepared labels, background first."""
+        return (0, *(group[0] for group in self.structures.classes))

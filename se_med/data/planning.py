@@ -8,7 +8,7 @@ chosen for minutes on a processor, or for hours on a GPU.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,8 +21,8 @@ from se_med.data.axes import GIVEN, choose_rank, choose_slice_axis
 from se_med.data.case import Dataset
 from se_med.data.class_weights import choose_class_weights
 from se_med.data.fingerprint import Fingerprint
-from se_med.data.layouts.description import channel_modality
-from se_med.data.plan import Normalisation, Plan
+from se_med.data.intensities import choose_normalisation
+from se_med.data.plan import Plan
 from se_med.data.symmetry import choose_flips
 from se_med.data.topology import Axes, Topology, check_patch, choose_kernels, choose_patch, choose_stem, grow_topology
 from se_med.errors import UsageError
@@ -67,13 +67,14 @@ BUDGETS = {
 }
 
 
-def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint) -> Plan:
+def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint, share: float = 1.0) -> Plan:
     """Plan what the configuration leaves open.
 
     Args:
         config: the configuration as the user wrote it.
         dataset: declared labels, channels and modality.
         fingerprint: what the cases hold.
+        share: share of the usual number of positions that patch and batch may have; less than 1 where memory is short.
 
     Raises:
         UsageError: settings of the user contradict each other or the data, such as a patch that the strides do not divide.
@@ -86,7 +87,8 @@ def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint) -> Pla
     slice_axis = choose_slice_axis(config, fingerprint, spacing, reasons)
     axes = tuple(axis for axis in range(3) if axis != slice_axis)
     size, in_plane = [median_shape[axis] for axis in axes], [spacing[axis] for axis in axes]
-    budget = BUDGETS[_device(config), dims]
+    budget = BUDGETS[planned_device(config), dims]
+    budget = replace(budget, patch=round(budget.patch * share), step=round(budget.step * share))
     topology, patch = _network(config, fingerprint, size, in_plane, budget, reasons)
     features = config.network.features
     reasons["features"] = GIVEN
@@ -100,7 +102,7 @@ def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint) -> Pla
         channels=dataset.channels or tuple(f"channel_{number}" for number in range(fingerprint.channels)),
         labels=_labels(config, dataset, fingerprint, reasons),
         spacing=spacing,
-        normalisation=_normalisation(config, dataset, fingerprint, reasons),
+        normalisation=choose_normalisation(config, dataset, fingerprint, reasons),
         patch=patch,
         batch_size=_batch_size(config, patch, topology, budget, reasons),
         features=features,
@@ -109,8 +111,11 @@ def make_plan(config: Config, dataset: Dataset, fingerprint: Fingerprint) -> Pla
         stem=topology.stem,
         flip_axes=_flip_axes(config, fingerprint, axes, reasons),
         flat=fingerprint.flat,
-        class_weights=choose_class_weights(config.training.class_weights, fingerprint, reasons),
+        class_weights=choose_class_weights(config.training.class_weights, fingerprint, reasons, dataset.regions),
         ignore_label=config.data.ignore_label,
+        values=dataset.values,
+        regions=dataset.regions,
+        background_values=config.data.background_values,
         median_shape=median_shape,
         cases=len(fingerprint.cases),
         reasons=reasons,
@@ -124,7 +129,11 @@ def resolve(config: Config, plan: Plan) -> Config:
         UsageError: what was planned does not fit a setting of the user, such as more weights of deep supervision than stages.
     """
     network = {key: getattr(plan, key) for key in ("spatial_dims", "features", "strides", "kernels", "stem")}
-    data = {"labels": plan.labels, "spacing": plan.spacing, "slice_axis": plan.slice_axis}
+    data: dict[str, Any] = {"spacing": plan.spacing, "slice_axis": plan.slice_axis}
+    if plan.regions:
+        data |= {"regions": plan.values, "region_values": plan.labels}
+    elif config.data.regions is None:
+        data["labels"] = plan.labels
     return config.model_copy(
         update={
             "data": _fill("data", config.data, data),
@@ -146,7 +155,8 @@ def _fill(name: str, part: SomePart, planned: dict[str, Any]) -> SomePart:
         raise UsageError(f"{name}: {causes}") from None
 
 
-def _device(config: Config) -> str:
+def planned_device(config: Config) -> str:
+    """Return the device that is planned for, "cpu" or "gpu"."""
     if config.training.device != "auto":
         return config.training.device
     import torch
@@ -283,32 +293,17 @@ def _labels(config: Config, dataset: Dataset, fingerprint: Fingerprint, reasons:
     found = {value for case in fingerprint.cases for value in case.centroids}
     absent = [name for name, value in fingerprint.labels.items() if value not in found]
     reasons["labels"] = (
-        GIVEN if config.data.labels is not None else "declared by the data set" if dataset.labels is not None else "values found"
+        GIVEN
+        if config.data.labels is not None or config.data.region_values is not None
+        else "regions, written one over the other in this order, each with a value that no later one has"
+        if config.data.regions is not None
+        else "declared by the data set"
+        if dataset.labels is not None
+        else "values found"
     )
     if absent:
         reasons["labels"] += f"; no case has {', '.join(absent)}"
     return dict(fingerprint.labels)
-
-
-def _normalisation(
-    config: Config, dataset: Dataset, fingerprint: Fingerprint, reasons: dict[str, str]
-) -> tuple[Normalisation, ...]:
-    modality = config.data.modality
-    entries, said = [], []
-    for number, values in enumerate(fingerprint.foreground):
-        kind: str = modality
-        if modality == "auto":
-            kind = channel_modality(dataset.channels[number]) if dataset.channels else dataset.modality
-        if kind == "ct" and values.std > 0:
-            entries.append(Normalisation(method="ct", clip=(values.low, values.high), mean=values.mean, std=values.std))
-            said.append("CT is clipped to the foreground's 0.5 to 99.5 percentiles and scaled alike in all cases")
-        else:
-            entries.append(Normalisation(method="zscore"))
-            said.append(
-                f"{kind.upper() if kind == 'mr' else kind} intensities are relative: every volume by its own mean and deviation"
-            )
-    reasons["normalisation"] = "; ".join(dict.fromkeys(said))
-    return tuple(entries)
 
 
 def _flip_axes(config: Config, fingerprint: Fingerprint, axes: Axes, reasons: dict[str, str]) -> Axes:

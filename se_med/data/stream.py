@@ -132,7 +132,7 @@ class PatchStream(Dataset[dict[str, Any]]):
         """Return the slices of a case without any structure, or those with one; the other kind where it has none of these."""
         if number not in self._slices:
             label = self.cases[number].label
-            structures = (label > 0) & (label < self.plan.num_classes)
+            structures = (label > 0) & (label < len(self.plan.label_values))
             shown = structures.any(axis=tuple(axis for axis in range(3) if axis != self.plan.slice_axis))
             self._slices[number] = np.flatnonzero(shown).tolist(), np.flatnonzero(~shown).tolist()
         full, free = self._slices[number]

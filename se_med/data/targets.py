@@ -17,6 +17,7 @@ from torch import Tensor
 
 from se_med.data.plan import Plan
 from se_med.data.structures import Structures
+from se_med.fused.sums import raise_highest
 
 
 class Target(Protocol):
@@ -53,11 +54,10 @@ class Exclusive:
     def choose(self, outputs: Iterable[Tensor]) -> Tensor:
         """Return the class of the highest logit."""
         rest = iter(outputs)
-        best = next(rest).clone()
+        best = next(rest).clone(memory_format=torch.contiguous_format)
         classes = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
         for index, output in enumerate(rest, start=1):
-            classes.masked_fill_(output > best, index)
-            torch.maximum(best, output, out=best)
+            raise_highest(best, classes, output, index)
         return classes
 
 

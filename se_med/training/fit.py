@@ -26,6 +26,7 @@ from se_med.training.curves import draw_curves
 from se_med.training.interruption import InterruptedRunError, Interruption
 from se_med.training.metrics_log import MetricsLog
 from se_med.training.module import SegmentationModule
+from se_med.training.planned import Prescribed
 from se_med.training.provenance import machine, numerical_environment, peak_memory_mb, software
 from se_med.training.run_data import RunData, gather
 from se_med.training.run_folder import RunFolder
@@ -54,7 +55,9 @@ class RunResult:
     seconds: float
 
 
-def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progress = silent) -> RunResult:
+def fit(
+    config: Config, folder: Path, *, resume: bool = False, progress: Progress = silent, prescribed: Prescribed | None = None
+) -> RunResult:
     """Train one network and write its run folder.
 
     Args:
@@ -63,6 +66,7 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
         resume: go on from the last checkpoint where there is one. The stored configuration is used, and `config` must not
             contradict it.
         progress: shows long work.
+        prescribed: plan and cases, where a study has decided them.
 
     Returns:
         The validation scores after the last step.
@@ -83,7 +87,7 @@ def fit(config: Config, folder: Path, *, resume: bool = False, progress: Progres
     with run.claim(resume=resume), _log_to(run.log), _own_threads(), _quiet_libraries(), Interruption() as interruption:
         state = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else TrainingState()
         _set_threads(config, state)
-        data = gather(config, run, resumed=state.step > 0, progress=progress)
+        data = gather(config, run, resumed=state.step > 0, progress=progress, prescribed=prescribed)
         module = build_module(data, state)
         if data.config.training.steps is None:
             data = replace(data, config=steps_in_budget(data, module))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,15 +12,15 @@ from se_med.config.experiment import Config
 from se_med.config.load import load_config
 from se_med.data.axes import GIVEN
 from se_med.data.cache import PreparedCase, prepare_cases
-from se_med.data.fingerprint import take_fingerprint
-from se_med.data.folds import select_fold, write_split
+from se_med.data.case import Case, refuse
+from se_med.data.checks.duplicates import find_leaks, same_digest
+from se_med.data.folds import read_split, write_split
 from se_med.data.layouts import find_dataset
 from se_med.data.plan import Plan
-from se_med.data.planning import make_plan, resolve
 from se_med.errors import UsageError
-from se_med.inference.flips import choose_test_time_flips
 from se_med.io.atomic import write_text
 from se_med.progress import Progress
+from se_med.training.planned import Planned, Prescribed, plan_run
 from se_med.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -57,44 +58,78 @@ class RunData:
         return self.selection or self.validation
 
 
-def gather(config: Config, run: RunFolder, *, resumed: bool, progress: Progress) -> RunData:
+def gather(config: Config, run: RunFolder, *, resumed: bool, progress: Progress, prescribed: Prescribed | None = None) -> RunData:
     """Find, plan and prepare the cases of a run; writes `plan.json` and `split.json` unless the run is resumed.
 
+    Args:
+        config: the configuration as the user wrote it.
+        run: the run folder.
+        resumed: whether the run goes on; its own configuration, plan and split are used then.
+        progress: shows long work.
+        prescribed: plan and cases, where a study has decided them.
+
     Raises:
-        UsageError: no data set is named, it does not exist, or the configuration contradicts the data or the run that is resumed.
-        DataError: cases cannot be used, each named on a line of its own.
+        UsageError: no data set is named, it does not exist, or the configuration contradicts the data, the plan that is given
+            or the run that is resumed.
+        DataError: cases cannot be used, each named on a line of its own, or an image is in two parts of the fold.
+        RunError: the prepared cases do not fit on the disk.
     """
-    if config.data.root is None:
-        raise UsageError("data.root: no data set is named; set data.root in the file, or data.root=FOLDER on the command line")
-    dataset = find_dataset(config.data)
-    fold = select_fold(dataset, config.data)
+    if resumed:
+        config = stored_config(config, run)
+        plan = Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
+        planned = Planned(config, config, plan, find_dataset(config.data), read_split(run.split)[0], None)
+    else:
+        planned = plan_run(config, progress, prescribed)
+        _say_plan(planned.plan)
+    config, fold, dataset = planned.config, planned.fold, planned.dataset
     if config.training.early_stopping is not None and not fold.selection:
         raise UsageError(
             f"training.early_stopping: fold {config.data.fold} of {config.data.split} has no selection cases, so it would choose "
             "by the cases that are reported; list some as selection there, or set data.selection"
         )
-    parts = [[dataset.case(name) for name in names] for names in (fold.train, fold.validation, fold.selection)]
+    parts = planned.parts()
     counts = [f"{len(part)} {name}" for name, part in zip(("training", "validation", "selection"), parts, strict=True) if part]
     log.info("data: %s (%s), %s cases", dataset.root, dataset.layout, ", ".join(counts))
-    if resumed:
-        config = stored_config(config, run)
-        plan = Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
-    else:
-        with progress("reading", len(dataset.cases)) as advance:
-            fingerprint = take_fingerprint(dataset, lambda done, total: advance(done, ""))
-        plan = make_plan(config, dataset, fingerprint)
-        config = resolve(config, plan)
-        choose_test_time_flips(config)
-        write_text(run.plan, plan.model_dump_json(indent=2) + "\n")
+    prepared = prepare_parts(planned, parts, progress)
+    pixels = {case.case.name: case.manifest.pixels for part in prepared for case in part}
+    refuse(dataset.root, [finding.line for finding in find_leaks(same_digest(pixels), fold)])
+    _warn_of_missing_structures(planned.plan, prepared[0])
+    if not resumed:
+        write_text(run.plan, planned.plan.model_dump_json(indent=2) + "\n")
         write_split(run.split, [fold])
-        for key, reason in plan.reasons.items():
-            if reason != GIVEN:
-                log.info("plan: %s %s: %s", key, _plain(getattr(plan, key)), reason)
-    with progress("preparing", sum(map(len, parts))) as advance:
-        cases = [case for part in parts for case in part]
-        prepared = iter(prepare_cases(cases, plan, config.data.cache, lambda done, total: advance(done, "")))
-    train, validation, selection = (list(islice(prepared, len(part))) for part in parts)
-    return RunData(config, plan, train, validation, selection)
+    return RunData(config, planned.plan, *prepared)
+
+
+def prepare_parts(planned: Planned, parts: Sequence[Sequence[Case]], progress: Progress) -> list[list[PreparedCase]]:
+    """Prepare the cases of several parts together."""
+    cases = [case for part in parts for case in part]
+    with progress("preparing", len(cases)) as advance:
+        prepared = iter(
+            prepare_cases(
+                cases,
+                planned.plan,
+                planned.config.data.cache,
+                lambda done, total: advance(done, ""),
+                dataset=planned.dataset.root.name,
+                max_memory=planned.config.training.max_memory,
+            )
+        )
+    return [list(islice(prepared, len(part))) for part in parts]
+
+
+def _say_plan(plan: Plan) -> None:
+    for key, reason in plan.reasons.items():
+        if reason != GIVEN:
+            log.info("plan: %s %s: %s", key, plain(getattr(plan, key)), reason)
+
+
+def _warn_of_missing_structures(plan: Plan, train: Sequence[PreparedCase]) -> None:
+    if plan.regions:  # their classes are combinations, of which some may well be rare
+        return
+    present = {index for case in train for index in case.manifest.foreground}
+    for index, name in enumerate(plan.labels, start=1):
+        if index not in present:
+            log.warning("warning: none of the %d training cases has %s, so it cannot be learned", len(train), name)
 
 
 def stored_config(given: Config, run: RunFolder) -> Config:
@@ -135,10 +170,10 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Write a planned value as YAML would."""
     if isinstance(value, tuple | list):
-        return f"[{', '.join(_plain(entry) for entry in value)}]"
+        return f"[{', '.join(plain(entry) for entry in value)}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_plain(entry)}' for key, entry in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {plain(entry)}' for key, entry in value.items())}}}"
     return getattr(value, "method", None) or (f"{value:g}" if isinstance(value, float) else str(value))

@@ -25,11 +25,16 @@ def choose_threads(configured: int | None, recorded: int | None, processes: int)
     """
     if configured or recorded:
         return configured or recorded or 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = own_cores()
     free = max(1, cores - round(busy_cores()))
     if free < cores:
         log.info("threads: %d of %d cores, since other work keeps the rest busy; set training.threads to take more", free, cores)
     return max(1, free // processes)
+
+
+def own_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_cores() -> float:
@@ -37,12 +42,27 @@ def busy_cores() -> float:
 
     0 where the system does not tell.
     """
-    before = _ticks()
+    neighbours = Neighbours()
     time.sleep(WATCHED_SECONDS)
-    after = _ticks()
-    if before is None or after is None or after[1] <= before[1]:
-        return 0.0
-    return (after[0] - before[0]) / (after[1] - before[1]) * (os.cpu_count() or 1)
+    return neighbours.busy()
+
+
+class Neighbours:
+    """Watches how many cores other processes keep busy, from when it is made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._before = _ticks()
+        self._own = time.process_time()
+
+    def busy(self) -> float:
+        """Return the mean number of cores that others have kept busy since; 0 where the system does not tell."""
+        after = _ticks()
+        if self._before is None or after is None or after[1] <= self._before[1]:
+            return 0.0
+        all_busy = (after[0] - self._before[0]) / (after[1] - self._before[1]) * (os.cpu_count() or 1)
+        own = (time.process_time() - self._own) / (time.monotonic() - self._start)
+        return max(0.0, all_busy - own)
 
 
 def _ticks() -> tuple[int, int] | None:

@@ -81,16 +81,16 @@ class Validation:
         """
         if case.case.label is None:
             raise UsageError(f"{case.case.name}: a held-out case needs a label")
-        prepared = case.prepared
-        prediction = predictor.restore(predictor.segment(prepared.array), prepared)
+        prediction = predictor.label(case.prepared)
         reference = read_label(case.case.label)
         return score_case(
             case.case.name,
             prediction,
             reference.array,
             reference.spacing,
-            self.plan.labels,
+            self.plan.structures.values,
             self.config.evaluation.tolerance,
             surfaces=surfaces,
             ignore_label=self.plan.ignore_label,
+            background_values=self.plan.background_values,
         )

@@ -11,7 +11,7 @@ from se_med.config.augmentation import AugmentationConfig
 from se_med.data.cache import PreparedCase, prepare_cases
 from se_med.data.case import Case
 from se_med.data.plan import Normalisation, Plan
-from se_med.io.nifti import Volume
+from se_med.io.volume import Volume
 
 OFF = {
     name: {"probability": 0.0}

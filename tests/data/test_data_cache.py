@@ -2,17 +2,23 @@
 
 import os
 import pickle
+import shutil
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
+import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation
 from prepared_samples import blobs, plan_of, prepared_cases, write_case, write_cases
 
-from se_med.data.cache import FOREGROUND_VOXELS, default_cache, prepare_cases
+from se_med.data.cache import default_cache, predict_disk, prepare_cases
 from se_med.data.case import Case
+from se_med.data.checks.reading import pixel_digest
+from se_med.data.entry import FOREGROUND_VOXELS, case_size
+from se_med.data.memory import Allowance
 from se_med.data.plan import Normalisation
 from se_med.data.preparation import Preparation
 from se_med.errors import DataError, RunError
@@ -20,7 +26,12 @@ from se_med.io.nifti import read_image, read_label
 
 
 def stamps(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    """The times of all files of the entries, but for the one whose time is that of the last use."""
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.glob("*/*") if path.suffix in (".npy", ".json")}
+
+
+def entries(folder):
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def test_the_arrays_are_those_of_the_preparation(tmp_path):
@@ -68,6 +79,7 @@ def test_an_entry_is_used_again_and_progress_is_told(tmp_path):
     cases = write_cases(tmp_path / "raw", [(9, 8, 7), (8, 8, 8)])
     first = prepare_cases(cases, plan_of(), tmp_path / "cache")
     before = stamps(tmp_path / "cache")
+    assert len(before) == 8
     seen = []
     second = prepare_cases(cases, plan_of(features=(8, 16)), tmp_path / "cache", lambda done, total: seen.append((done, total)))
     assert stamps(tmp_path / "cache") == before
@@ -118,15 +130,118 @@ def test_a_damaged_entry_is_made_again(tmp_path, name, damage):
     assert {path.name: path.read_bytes() for path in second.folder.iterdir()} == whole
 
 
-def test_temporaries_of_a_killed_process_go_when_the_entry_is_made(tmp_path):
+def test_what_a_killed_process_left_half_written_goes_when_cases_are_prepared(tmp_path):
     cases = write_cases(tmp_path / "raw", [(9, 8, 7)])
     (first,) = prepare_cases(cases, plan_of(), tmp_path / "cache")
-    (first.folder / "case.json").unlink()
-    left = first.folder / ".image.npy.1.0123456789abcdef.tmp"
-    left.write_bytes(b"half")
+    left = tmp_path / "cache" / f".{first.folder.name}.1.0123456789abcdef.tmp"
+    left.mkdir()
+    (left / "image.npy").write_bytes(b"half")
     os.utime(left, (time.time() - 1e6,) * 2)
     prepare_cases(cases, plan_of(), tmp_path / "cache")
-    assert sorted(path.name for path in first.folder.iterdir()) == ["case.json", "foreground.npy", "image.npy", "label.npy"]
+    assert not left.exists()
+    names = sorted(path.name for path in first.folder.iterdir())
+    assert names == ["case.json", "foreground.npy", "image.npy", "label.npy", "used"]
+
+
+def test_an_interrupted_preparation_goes_on_where_it_was(tmp_path):
+    cases = write_cases(tmp_path / "raw", [(9, 8, 7)] * 4)
+
+    def interrupt(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_cases(cases, plan_of(), tmp_path / "cache", interrupt, workers=1)
+    before = stamps(tmp_path / "cache")
+    assert len(before) >= 8
+    prepare_cases(cases, plan_of(), tmp_path / "cache")
+    after = stamps(tmp_path / "cache")
+    assert len(after) == 16
+    assert {path: after[path] for path in before} == before
+
+
+def test_copies_are_known_by_their_pixels_whatever_their_files_are(tmp_path):
+    image, label = blobs((9, 8, 7), 0)
+    cases = [
+        write_case(tmp_path, "a", np.abs(image).round(), label),
+        write_case(tmp_path, "b", np.abs(image).round().astype(np.int16), np.zeros_like(label)),
+        write_case(tmp_path, "c", np.abs(image).round() + 1, label),
+    ]
+    a, b, c = (case.manifest.pixels for case in prepare_cases(cases, plan_of(), tmp_path / "cache"))
+    assert a == b != c
+    assert a == pixel_digest(read_image(cases[0].images[0]).array)
+
+
+def test_the_size_on_disk_is_told_before(tmp_path):
+    plan = plan_of(spacing=(0.7, 1.3, 0.9))
+    cases = write_cases(tmp_path / "raw", [(19, 18, 17), (20, 8, 8)])
+    predicted = predict_disk(cases, plan)
+    prepared = prepare_cases(cases, plan, tmp_path / "cache")
+    assert predicted == sum(case.image.nbytes + case.label.nbytes for case in prepared)
+    assert case_size(cases[0], plan).peak > prepared[0].image.nbytes + 19 * 18 * 17 * 4
+
+
+def test_the_voxels_of_a_pair_are_part_of_the_key(tmp_path):
+    image, label = blobs((9, 8, 7), 0)
+    case = write_case(tmp_path, "a", image, label)
+    paired = Case("a", (tmp_path / "a.hdr",), case.label)
+    nib.save(nib.Nifti1Pair(image, np.eye(4)), tmp_path / "a.hdr")
+    (first,) = prepare_cases([paired], plan_of(), tmp_path / "cache")
+    nib.save(nib.Nifti1Pair(image + 9 * label, np.eye(4)), tmp_path / "a.hdr")
+    (second,) = prepare_cases([paired], plan_of(), tmp_path / "cache")
+    assert first.digest != second.digest
+    assert len(first.manifest.sources) == 3
+
+
+def test_2d_images_are_sized_without_being_decoded(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    case = Case("photo", (tmp_path / "photo.png",), None)
+    assert case_size(case, plan_of()).prepared == 20 * 30 * (3 * 4 + 1)
+    (tmp_path / "photo.png").write_bytes(b"no image")
+    assert case_size(case, plan_of()).prepared == 0
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    cases = write_cases(tmp_path / "raw", [(30, 30, 30)] * 3)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=200_000))
+    with pytest.raises(RunError, match=r"cache: preparing 3 cases takes 0\.0 GB, .* has 0\.0 GB left; set data\.cache"):
+        prepare_cases(cases, plan_of(), tmp_path / "cache")
+    assert not entries(tmp_path / "cache")
+    prepare_cases(cases[:1], plan_of(), tmp_path / "cache")
+    # One is there already, and the other is small enough.
+    assert len(prepare_cases(cases[:2], plan_of(), tmp_path / "cache")) == 2
+
+
+def test_what_does_not_fit_into_memory_together_is_prepared_one_after_the_other():
+    allowance, busy, most = Allowance(100), [0], [0]
+    guard = threading.Lock()
+
+    def work(size):
+        with allowance.take(size):
+            with guard:
+                busy[0] += size
+                most[0] = max(most[0], busy[0])
+            time.sleep(0.01)
+            with guard:
+                busy[0] -= size
+        return size
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(work, [60, 60, 30, 30, 30, 100, 10])) == 320
+    assert 60 < most[0] <= 100
+    with ThreadPoolExecutor(2) as pool:  # too large for any limit: alone
+        assert list(pool.map(work, [500, 500])) == [500, 500]
+    assert most[0] == 500
+
+
+def test_a_memory_limit_changes_nothing_but_the_pace(tmp_path):
+    cases = write_cases(tmp_path / "raw", [(20, 20, 20)] * 4)
+    free = prepare_cases(cases, plan_of(), tmp_path / "free")
+    tight = prepare_cases(cases, plan_of(), tmp_path / "tight", max_memory=1e-6)
+    assert [np.array_equal(a.image, b.image) for a, b in zip(free, tight, strict=True)] == [True] * 4
 
 
 def _prepare(folder):
@@ -145,8 +260,8 @@ def test_two_writers_prepare_the_same_cases(tmp_path, pool):
     with pool() as writers:
         first, second = writers.map(_prepare, [tmp_path, tmp_path])
     assert first == second
-    assert len(list((tmp_path / "cache").iterdir())) == 6
-    assert not list((tmp_path / "cache").rglob("*.tmp"))
+    assert len(entries(tmp_path / "cache")) == 6
+    assert not list((tmp_path / "cache").glob("*.tmp"))
 
 
 def test_a_prepared_case_is_small_to_send(tmp_path):

@@ -16,7 +16,8 @@ from se_med.data.fingerprint import take_fingerprint
 from se_med.data.layouts import find_dataset
 from se_med.data.symmetry import choose_flips
 from se_med.errors import UsageError
-from se_med.io.nifti import read_image, read_label, same_geometry
+from se_med.io.nifti import read_image, read_label
+from se_med.io.volume import same_geometry
 
 
 def digests(folder: Path) -> dict[str, str]:

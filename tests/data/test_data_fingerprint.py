@@ -79,7 +79,9 @@ def test_foreground_intensities_per_channel(tmp_path):
 
 
 def test_a_label_without_background(tmp_path):
-    data_sets.save(tmp_path / "images/a.nii", np.full((4, 4, 4), 9, np.float32))
+    voxels = np.full((4, 4, 4), 9, np.float32)
+    voxels[0, 0, :2] = 8, 10
+    data_sets.save(tmp_path / "images/a.nii", voxels)
     data_sets.save(tmp_path / "labels/a.nii", np.full((4, 4, 4), 2, np.uint8))
     found = take(tmp_path)
     assert found.cases[0].voxels == {0: 0, 2: 64}
@@ -88,9 +90,11 @@ def test_a_label_without_background(tmp_path):
 
 def test_large_cases_do_not_outweigh_small_ones(tmp_path):
     for name, edge, intensity in (("small", 20, 0.0), ("large", 60, 100.0)):
-        data_sets.save(tmp_path / f"images/{name}.nii", np.full((edge,) * 3, intensity, np.float32))
+        voxels = np.full((edge,) * 3, intensity, np.float32)
+        voxels[0, 0, :2] = intensity - 1, intensity + 1
+        data_sets.save(tmp_path / f"images/{name}.nii", voxels)
         data_sets.save(tmp_path / f"labels/{name}.nii", np.ones((edge,) * 3, np.uint8))
-    assert take(tmp_path).foreground[0].mean == pytest.approx(50)
+    assert take(tmp_path).foreground[0].mean == pytest.approx(50, abs=0.1)
 
 
 def test_undeclared_labels_are_named_after_their_values(tmp_path):
@@ -145,6 +149,25 @@ def test_an_image_in_place_of_a_label(tmp_path):
     data_sets.make_folders(tmp_path)
     data_sets.save(tmp_path / "labels/a.nii.gz", np.arange(336).reshape(6, 7, 8).astype(np.int16))
     assert "335 different values; is it an image?" in problems(tmp_path)[0]
+
+
+def test_a_constant_image_stops_training(tmp_path):
+    data_sets.make_folders(tmp_path)
+    data_sets.save(tmp_path / "images/b.nii.gz", np.full((6, 7, 8), 3, np.int16))
+    assert "b.nii.gz: every voxel is 3; nothing can be learned from it" in problems(tmp_path)[0]
+
+
+def test_equal_pixels_have_one_digest_whatever_their_file(tmp_path):
+    voxels = data_sets.image().round()
+    for name, stored, affine in (
+        ("a", voxels, None),
+        ("b", voxels.astype(np.int16), np.diag([2.0, 2, 2, 1])),
+        ("c", voxels + 1, None),
+    ):
+        data_sets.save(tmp_path / f"images/{name}.nii.gz", stored, affine)
+        data_sets.save(tmp_path / f"labels/{name}.nii.gz", data_sets.label(), affine)
+    first, second, third = (case.digest for case in take(tmp_path).cases)
+    assert first == second != third
 
 
 def test_only_empty_labels(tmp_path):

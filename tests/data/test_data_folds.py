@@ -96,7 +96,7 @@ def test_a_split_that_is_missing_or_no_json(tmp_path):
 
 def test_select_makes_the_fold_asked_for():
     dataset = data_sets.dataset(*NAMES)
-    data = DataConfig(folds=3, fold=2, fold_seed=7)
+    data = DataConfig(folds=3, fold=2, fold_seed=7, stratify=False)
     assert select_fold(dataset, data) == make_folds(dataset.cases, 3, 7)[2]
 
 
@@ -136,21 +136,21 @@ def test_the_frozen_hippocampus_folds_fit_the_data():
 def test_selection_is_taken_from_the_training_cases_by_whole_groups():
     groups = {f"p{patient}_{scan}": f"p{patient}" for patient in range(10) for scan in range(2)}
     dataset = data_sets.dataset(*groups, groups=groups)
-    plain = select_fold(dataset, DataConfig())
-    fold = select_fold(dataset, DataConfig(selection=0.25))
+    plain = select_fold(dataset, DataConfig(stratify=False))
+    fold = select_fold(dataset, DataConfig(selection=0.25, stratify=False))
     assert fold.validation == plain.validation
     assert sorted((*fold.train, *fold.selection)) == sorted(plain.train)
     assert len(fold.selection) == 4
     assert {groups[name] for name in fold.selection}.isdisjoint(groups[name] for name in fold.train)
-    assert fold == select_fold(dataset, DataConfig(selection=0.25))
-    drawn = {select_fold(dataset, DataConfig(selection=0.25, fold_seed=seed)).selection for seed in range(5)}
+    assert fold == select_fold(dataset, DataConfig(selection=0.25, stratify=False))
+    drawn = {select_fold(dataset, DataConfig(selection=0.25, fold_seed=seed, stratify=False)).selection for seed in range(5)}
     assert len(drawn) > 1
 
 
 def test_selection_that_leaves_nothing_to_train_on_is_refused():
     groups = {"a1": "a", "a2": "a", "b1": "b"}
     with pytest.raises(UsageError, match=r"data\.selection: 0\.1 .* leaves none to train on"):
-        select_fold(data_sets.dataset(*groups, groups=groups), DataConfig(folds=2, selection=0.1))
+        select_fold(data_sets.dataset(*groups, groups=groups), DataConfig(folds=2, selection=0.1, stratify=False))
 
 
 def test_selection_of_a_split_file_is_read_written_and_checked(tmp_path):

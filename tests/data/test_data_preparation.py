@@ -183,7 +183,7 @@ def test_volumes_larger_than_one_slab_are_the_same(monkeypatch):
     whole = preparation.forward(volume(image, AFFINE))
     logits = torch.randn(3, *whole.array.shape[1:], generator=torch.Generator().manual_seed(0))
     restored = preparation.restore(logits, whole)
-    monkeypatch.setattr("se_med.data.preparation.SLAB_VOXELS", 200)
+    monkeypatch.setattr("se_med.data.grids.SLAB_VOXELS", 200)
     parts = preparation.forward(volume(image, AFFINE))
     np.testing.assert_allclose(parts.array, whole.array, atol=1e-4)
     assert (preparation.restore(logits, parts) == restored).mean() > 0.999
