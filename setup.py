@@ -7,7 +7,13 @@ setup(
     ext_modules=[
         Extension(
             "se_med.fused._kernels",
-            ["se_med/fused/norm.c", "se_med/fused/lines.c", "se_med/fused/cascade.c", "se_med/fused/loss.c"],
+            [
+                "se_med/fused/norm.c",
+                "se_med/fused/lines.c",
+                "se_med/fused/cascade.c",
+                "se_med/fused/loss.c",
+                "se_med/fused/sums.c",
+            ],
             depends=["se_med/fused/vectors.h", "se_med/fused/fold.h"],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp"],
             extra_link_args=["-fopenmp"],

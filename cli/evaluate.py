@@ -13,6 +13,7 @@ def evaluate(
     *,
     tolerance: float = 1.0,
     ignore_label: int | None = None,
+    config: Path | None = None,
     csv: Path | None = None,
     json: bool = False,
     images: Path | None = None,
@@ -25,6 +26,8 @@ def evaluate(
         reference: folder of label maps of the same names, or one.
         tolerance: tolerance of the NSD in mm.
         ignore_label: value in the references of voxels without a truth, which are not scored.
+        config: run folder or configuration whose data.labels, data.regions, data.background_values and data.ignore_label say what
+            the label values mean. Default: the JSON files beside the predictions, else the references' dataset.json.
         csv: file for the scores of every case.
         json: print one JSON document instead of tables.
         images: folder of the images, for the picture.
@@ -33,11 +36,21 @@ def evaluate(
     from se_med.cli.progress import progress_bar
     from se_med.errors import UsageError
     from se_med.evaluation.folders import evaluate_folder
+    from se_med.evaluation.meaning import read_meaning
     from se_med.evaluation.summary import write_csv
 
     if (picture is None) != (images is None):
         raise UsageError("--picture and --images go together: the picture shows the contours on the image")
-    result = evaluate_folder(prediction, reference, tolerance=tolerance, progress=progress_bar, ignore_label=ignore_label)
+    meaning = None if config is None else read_meaning(config)
+    result = evaluate_folder(
+        prediction,
+        reference,
+        None if meaning is None else meaning.labels,
+        tolerance,
+        progress_bar,
+        ignore_label=meaning.ignore_label if ignore_label is None and meaning is not None else ignore_label,
+        background_values=() if meaning is None else meaning.background_values,
+    )
     if csv is not None:
         write_csv(csv, result.summary.scores)
     if json:

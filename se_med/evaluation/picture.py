@@ -34,6 +34,7 @@ PLANES = ("sagittal", "coronal", "axial")
 
 _SIDES = (("A", "P", "S", "I"), ("R", "L", "S", "I"), ("R", "L", "A", "P"))  # left, right, top, bottom of each plane
 _HEIGHT = 5.0  # of one plane, in inches
+_PANELS = 10.0  # width of all panels beside each other, in inches
 _MARGIN = 0.35  # of the structures' extent, shown around them
 _LINE = 1.6  # width of outlines, in points
 _DASHES = (0.0, (3.5, 2.5))
@@ -142,12 +143,11 @@ def draw_panels(
     spacing = voxel_sizes(affine)
     slices = _best_slices(oriented)
     axis = max(range(3), key=lambda one: slices[one][1]) if any(count for _, count in slices) else 2
-    wrong = sum((one != oriented[-1]).sum(axis=tuple(other for other in range(3) if other != axis)) for one in oriented[:-1])
-    index = int(np.argmax(wrong)) if np.any(wrong) else slices[axis][0]
+    index = _most_wrong(oriented[:-1], oriented[-1], axis)
     box = _box(oriented, axis, spacing)
-    width = float(np.clip(np.ptp(box[0]) / np.ptp(box[1]), 0.5, 2.0))
-    size = min(3.4, 11.0 / (width * len(predictions)))
-    figure = Figure(figsize=(size * width * len(predictions) + 0.2, size + 0.75), layout="constrained", facecolor="white")
+    panel = _PANELS / len(predictions)
+    height = min(panel * float(np.ptp(box[1]) / np.ptp(box[0])), 3.8)
+    figure = Figure(figsize=(_PANELS, height + 0.8), layout="compressed", facecolor="white")
     grid = figure.subplots(1, len(predictions), squeeze=False)[0]
     limits = _brightness(voxels)
     for subplot, title, one in zip(grid, predictions, oriented, strict=False):
@@ -204,6 +204,14 @@ def draw_median_case(
     title = f"{case}   Dice {value:.3f}"
     draw_case(image, labels[0].array, labels[1].array, path, evaluation.labels, title, planes="best" if image.flat else "all")
     return case
+
+
+def _most_wrong(predictions: list[Labels], reference: Labels, axis: int) -> int:
+    """Return the slice with the most wrong voxels of all predictions, among those that show a good part of the reference."""
+    others = tuple(other for other in range(3) if other != axis)
+    wrong = np.sum([(one != reference).sum(axis=others) for one in predictions], axis=0)
+    shown = (reference > 0).sum(axis=others)
+    return int(np.argmax(np.where(shown >= 0.4 * shown.max(), wrong, -1)))
 
 
 def _best_slices(maps: list[Labels]) -> list[tuple[int, int]]:

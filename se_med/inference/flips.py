@@ -1,15 +1,6 @@
-"""Test-time flips: a volume is segmented mirrored too, and the probabilities are averaged."""
+"""Test-time flips: windows pass through the network mirrored too, and the probabilities are averaged."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable, Sequence
-from itertools import chain, combinations
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from se_med.config.experiment import Config
 from se_med.errors import UsageError
@@ -35,25 +26,3 @@ def choose_test_time_flips(config: Config) -> tuple[int, ...]:
             "remove it, or use true for all axes that were"
         )
     return tuple(sorted(set(wanted)))
-
-
-def mean_over_flips(segment: Callable[[NDArray[np.float32]], Tensor], image: NDArray[np.float32], axes: Sequence[int]) -> Tensor:
-    """Segment a volume once per combination of flips and average the probabilities.
-
-    Args:
-        segment: takes (C, X, Y, Z) to logits (classes, X, Y, Z).
-        image: (C, X, Y, Z).
-        axes: spatial axes that are flipped; n axes make 2^n passes. Without axes the logits of the one pass are returned.
-
-    Returns:
-        Logarithms of the mean probabilities, (classes, X, Y, Z): logits like any other, whose softmax is that mean.
-    """
-    logits = segment(image)
-    if not axes:
-        return logits
-    total = torch.log_softmax(logits, 0)
-    for subset in chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)):
-        dims = tuple(axis + 1 for axis in subset)
-        logits = segment(np.ascontiguousarray(np.flip(image, dims))).flip(dims)
-        torch.logaddexp(total, torch.log_softmax(logits, 0), out=total)
-    return total.sub_(len(axes) * math.log(2))

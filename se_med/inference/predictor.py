@@ -1,11 +1,13 @@
-"""Segments volumes with a trained network and gives labels on each volume's own grid."""
+"""Segments volumes with a trained network, or several, and gives labels on each volume's own grid."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,153 +17,272 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from se_med.config.experiment import Config
-from se_med.data.plan import Plan
-from se_med.data.preparation import Preparation, Prepared
-from se_med.inference.flips import choose_test_time_flips, mean_over_flips
-from se_med.inference.model import load_model
-from se_med.inference.precision import resolve_precision
-from se_med.inference.shifts import choose_shifts, mean_over_shifts
-from se_med.inference.windows import segment
-from se_med.io.images import read_image, read_images
-from se_med.io.nifti import Volume
+from se_med.data.grids import Grids, find_grids
+from se_med.data.plan import Normalisation, Plan
+from se_med.data.preparation import Array, Preparation, Prepared
+from se_med.data.restoration import Restoration
+from se_med.errors import ImageError, UsageError
+from se_med.inference.components import correct
+from se_med.inference.engine import Branch, Maps, logits_of, run
+from se_med.inference.fitting import Extras, Fit, fit
+from se_med.inference.member import Member, group, refuse_strangers
+from se_med.inference.memory import GIB, MemoryGate
+from se_med.inference.model import Model, load_model
+from se_med.inference.segmentation import Segmentation, volumes_ml
+from se_med.inference.uncertainty import entropy
+from se_med.inference.windows import WindowStream
+from se_med.io.images import read_geometry, read_image, read_images
+from se_med.io.volume import Geometry, Volume
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Volume
 """What can be segmented: a file (3D, or 4D with the channels last), one file per channel, or a volume already read."""
 
 
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Labels of one volume.
-
-    Attributes:
-        labels: (X, Y, Z) label values in the smallest unsigned type, in the volume's own shape and orientation.
-        native: the volume that was segmented, as it was stored.
-        volumes: volume of each structure in ml, in class order.
-        seconds: time that preparation, network and restoring took; reading is not in it when a volume was given.
-    """
-
-    labels: NDArray[np.integer[Any]]
-    native: Volume
-    volumes: dict[str, float]
-    seconds: float
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel index -> mm in the RAS+ world, (4, 4)."""
-        return self.native.affine
-
-
 class Predictor:
-    """Segments volumes with one network, which is loaded once.
+    """Segments volumes with one network, or with the mean of several, which are loaded once.
 
     Training validates with it, `se-med predict` runs it over files::
 
         predictor = Predictor.load("runs/hippocampus")
         segmentation = predictor.predict("subject.nii.gz")
 
+    Networks of an ensemble are averaged as probabilities. They have the same structures and channels. Those with equal spacing,
+    patch and slice axis see the same windows one after the other, so that memory is that of one. Those that differ in these go
+    through the volume with windows of their own, in step, and are averaged on the volume's own grid. Overlap, memory and
+    corrections are as the first one's configuration says; flips, shifts and precision as each one's own.
+
+    Several threads may predict at once: each waits until what it needs of `inference.max_memory` is left.
+
     Args:
-        network: takes (B, C, *S) and returns logits (B, classes, *S). It runs where its weights are.
+        network: takes (B, C, *S) and returns logits (B, outputs, *S). It runs where its weights are.
         config: effective configuration of the run (its `inference` part is used).
         plan: plan of the run.
         digest: the model's digest, for records; empty for a network in training.
+        others: further networks of an ensemble.
 
     Attributes:
-        flips: axes (RAS) of the test-time flips.
-        shifts: test-time shifts, voxels per axis (RAS); one for a single pass.
+        members: all networks.
+        digest: of the model; of an ensemble, over those of all members.
+        flips: axes (RAS) of the first network's test-time flips.
+        shifts: its test-time shifts, voxels per axis (RAS); one for a single pass.
 
     Raises:
-        UsageError: test-time flips along an axis that was not flipped in training.
+        UsageError: test-time flips along an axis that was not flipped in training, a structure to correct that is not there, or
+            an ensemble of networks for other structures or channels.
     """
 
-    def __init__(self, network: nn.Module, config: Config, plan: Plan, digest: str = "") -> None:
-        self.network = network
-        self.config = config
-        self.plan = plan
-        self.digest = digest
-        self.device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-        self.precision = resolve_precision(config.inference.precision, self.device)
-        self.flips = choose_test_time_flips(config)
-        self.shifts = choose_shifts(self._blocks(), config.inference.test_time_shifts)
+    def __init__(self, network: nn.Module, config: Config, plan: Plan, digest: str = "", others: Sequence[Model] = ()) -> None:
+        self.members = [Member(model) for model in (Model(network, config, plan, digest), *others)]
+        refuse_strangers(self.members)
+        first = self.members[0]
+        self.network, self.config, self.plan, self.device = network, config, plan, first.device
+        self.precision, self.flips, self.shifts = first.precision, first.flips, first.shifts
+        self.digest = digest if not others else _digest([member.digest for member in self.members])
         self.preparation = Preparation(plan)
+        self._groups = group(self.members)
+        self._largest = _values(config.inference.largest_component, plan, "largest_component")
+        self._filled = _values(config.inference.fill_holes, plan, "fill_holes")
+        self._limit = config.inference.max_memory * GIB
+        self._gate = MemoryGate(self._limit)
 
     @classmethod
     def load(
-        cls, run: str | os.PathLike[str], device: str | torch.device = "auto", test_time_flips: bool | Sequence[int] | None = None
+        cls,
+        run: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        device: str | torch.device = "auto",
+        test_time_flips: bool | Sequence[int] | None = None,
     ) -> Self:
-        """Load the model of a finished run.
+        """Load the model of a finished run, or an ensemble of several.
 
         Args:
-            run: the run folder.
+            run: the run folder, or several.
             device: `auto`, `cpu`, `gpu`, or a torch device.
             test_time_flips: axes to flip, or all or none of those that were flipped in training; by default as the run's
                 configuration says.
 
         Raises:
-            UsageError: there is no such folder, no such device, or a test-time flip that was not trained.
+            UsageError: there is no such folder, no such device, a test-time flip that was not trained, or runs that cannot be
+                averaged.
             ConfigError: the run's `config.yaml` is not valid.
             RunError: a file is missing or damaged, or does not belong to the others.
         """
-        model = load_model(Path(run), device)
-        config = model.config
+        folders = [run] if isinstance(run, str | os.PathLike) else list(run)
+        if not folders:
+            raise UsageError("no run given; name the folder of a finished run")
+        models = [load_model(Path(folder), device) for folder in folders]
         if test_time_flips is not None:
-            flips = test_time_flips if isinstance(test_time_flips, bool) else tuple(test_time_flips)
-            config = config.model_copy(update={"inference": config.inference.model_copy(update={"test_time_flips": flips})})
-        return cls(model.network, config, model.plan, model.digest)
+            models = [_flipped(model, test_time_flips) for model in models]
+        first, *others = models
+        return cls(first.network, first.config, first.plan, first.digest, others)
 
-    def predict(self, source: Source) -> Segmentation:
+    def predict(self, source: Source, *, probabilities: bool = False, uncertainty: bool = False) -> Segmentation:
         """Segment one volume.
 
+        Args:
+            source: a file, one file per channel, or a volume.
+            probabilities: keep the probability of each output of the network.
+            uncertainty: keep maps of entropy and, with several passes or networks, of disagreement.
+
         Raises:
-            ImageError: the volume cannot be read, or has another number of channels than the network.
+            ImageError: the volume cannot be read, has another number of channels than the network, or takes more memory than
+                `inference.max_memory`.
             RunError: the network's output is not finite.
         """
         start = time.perf_counter()
-        native = _read(source)
-        prepared = self.preparation.forward(native)
-        labels = self.restore(self.segment(prepared.array), prepared)
-        return Segmentation(labels, native, self.volumes(labels, native), time.perf_counter() - start)
+        extras = Extras(self.plan.num_classes * probabilities, uncertainty, bool(self._largest or self._filled))
+        geometry, name = _geometry(source)
+        way = self._fit(self._grids(geometry, name), extras)
+        if way.needed > self._limit:
+            raise ImageError(_too_large(name, geometry, self.plan.num_classes, way.needed, self._limit))
+        with self._gate.taking(way.needed):
+            native = _read(source)
+            grids = self._grids(_geometry(native)[0], name)
+            arrays = [self._prepared(members, native) for members in self._groups]
+            maps = self._run(arrays, grids, way, probabilities=probabilities, uncertainty=uncertainty)
+            del arrays
+            labels = self._labels(maps, grids[0])
+        return self._segmentation(labels, native, maps, grids[0], time.perf_counter() - start)
 
-    def segment(self, array: NDArray[np.float32]) -> Tensor:
-        """Compute the logits of a prepared volume.
+    def label(self, prepared: Prepared) -> NDArray[np.integer[Any]]:
+        """Segment a volume that is prepared already; one of any size, since memory was not asked for when training began.
+
+        Args:
+            prepared: as the cache of prepared cases gives it, for the plan of all networks.
+
+        Returns:
+            (X, Y, Z) label values on the volume's own grid.
+
+        Raises:
+            RunError: the network's output is not finite.
+        """
+        grids = self._grids(prepared.native)
+        way = self._fit(grids, Extras(corrected=bool(self._largest or self._filled), read=False))
+        maps = self._run([self._shared(prepared.array)], grids, way)
+        return self._labels(maps, grids[0])
+
+    def segment(self, array: Array) -> Tensor:
+        """Compute all logits of a prepared volume, which takes memory for each class.
 
         Args:
             array: (C, X, Y, Z), as `Preparation.forward` or the cache of prepared cases gives it.
 
         Returns:
-            Logits (classes, X, Y, Z), float32, on the CPU; with test-time flips or shifts the logarithms of the mean
-            probabilities. The network's training mode is left as it was.
+            Logits (outputs, X, Y, Z), float32, on the CPU; with several passes the logits of the mean probabilities. The
+            network's training mode is left as it was.
 
         Raises:
             RunError: the logits are not finite.
         """
-        training = self.network.training
-        self.network.eval()
+        x, y, z = array.shape[1:]
+        native = Geometry((x, y, z), np.diag([*self.plan.spacing, 1.0]), self.plan.spacing)
+        grids = self._grids(native)
+        way = self._fit(grids, Extras(read=False))
+        with self._evaluating():
+            return logits_of(self._streams([self._shared(array)], way)[0], self.plan.num_classes).clone()
+
+    def _grids(self, geometry: Geometry, name: object = "volume") -> list[Grids]:
+        return [find_grids(geometry, members[0].plan.spacing, name) for members in self._groups]
+
+    def _fit(self, grids: Sequence[Grids], extras: Extras) -> Fit:
+        with self._evaluating():
+            return fit(self._groups, grids, self.config.inference, extras, self._limit)
+
+    def _prepared(self, members: Sequence[Member], native: Volume) -> dict[tuple[Normalisation, ...], Array]:
+        """Return the array that each normalisation makes of a volume."""
+        arrays: dict[tuple[Normalisation, ...], Array] = {}
+        for member in members:
+            if member.normalisation not in arrays:
+                arrays[member.normalisation] = Preparation(member.plan).forward(native).array
+        return arrays
+
+    def _shared(self, array: Array) -> dict[tuple[Normalisation, ...], Array]:
+        if len({(member.grid, member.normalisation) for member in self.members}) > 1:
+            raise ValueError("the networks of this ensemble need volumes that are prepared differently; use predict")
+        return {self.members[0].normalisation: array}
+
+    def _streams(
+        self, arrays: Sequence[dict[tuple[Normalisation, ...], Array]], way: Fit, uncertainty: bool = False
+    ) -> list[WindowStream]:
+        measure = partial(entropy, exclusive=not self.plan.regions) if uncertainty else None
+        streams = []
+        for members, prepared, tiling in zip(self._groups, arrays, way.tilings, strict=True):
+            keys = list(prepared)
+            passes = [one for member in members for one in member.passes(keys.index(member.normalisation))]
+            streams.append(
+                WindowStream(
+                    list(prepared.values()),
+                    passes,
+                    tiling,
+                    members[0].plan.slice_axis,
+                    way.batch,
+                    self.plan.num_classes,
+                    self.preparation.target,
+                    measure,
+                )
+            )
+        return streams
+
+    def _run(
+        self,
+        arrays: Sequence[dict[tuple[Normalisation, ...], Array]],
+        grids: Sequence[Grids],
+        way: Fit,
+        *,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+    ) -> Maps:
+        with self._evaluating():
+            branches = [
+                Branch(stream, Restoration(grid, way.tilings[0].axis), len(members) / len(self.members))
+                for stream, grid, members in zip(self._streams(arrays, way, uncertainty), grids, self._groups, strict=True)
+            ]
+            measure = partial(entropy, exclusive=not self.plan.regions) if uncertainty else None
+            outputs = self.plan.num_classes
+            return run(branches, self.preparation.target, outputs, probabilities=probabilities, entropy=measure)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Compute without gradients, networks in evaluation mode; leave each network's mode as it was."""
+        training = [member.network for member in self.members if member.network.training]
+        for network in training:
+            network.eval()
         try:
-            return mean_over_flips(self._segment_shifted, array, self.flips)
+            with torch.inference_mode():
+                yield
         finally:
-            self.network.train(training)
+            for network in training:
+                network.train()
 
-    def _blocks(self) -> tuple[int, ...]:
-        """Return the blocks of the stem along the three axes of the volume; 1 where there is none."""
-        blocks = list(self.config.network.stem or (1,) * len(self.plan.patch))
-        if self.plan.slice_axis is not None:
-            blocks.insert(self.plan.slice_axis, 1)
-        return tuple(blocks)
+    def _labels(self, maps: Maps, grids: Grids) -> NDArray[np.integer[Any]]:
+        labels = self.preparation.label_values(maps.classes, grids)
+        correct(labels, self._largest, self._filled)
+        return labels
 
-    def _segment_shifted(self, array: NDArray[np.float32]) -> Tensor:
-        return mean_over_shifts(self._segment_once, array, self.shifts)
+    def _segmentation(
+        self, labels: NDArray[np.integer[Any]], native: Volume, maps: Maps, grids: Grids, seconds: float
+    ) -> Segmentation:
+        structures = self.plan.structures.values
+        volumes = volumes_ml(labels, native.affine, structures)
+        names = (*(() if self.plan.regions else ("background",)), *structures)
+        return Segmentation(
+            labels,
+            native,
+            volumes,
+            seconds,
+            structures,
+            names,
+            None if maps.probabilities is None else grids.to_native(maps.probabilities),
+            None if maps.entropy is None else grids.to_native(maps.entropy),
+            None if maps.disagreement is None else grids.to_native(maps.disagreement),
+        )
 
-    def _segment_once(self, array: NDArray[np.float32]) -> Tensor:
-        return segment(self.network, array, self.plan, self.config.inference, self.device)
 
-    def restore(self, logits: Tensor, prepared: Prepared) -> NDArray[np.integer[Any]]:
-        """Take logits to label values (X, Y, Z) on the volume's own grid."""
-        return self.preparation.restore(logits, prepared)
-
-    def volumes(self, labels: NDArray[np.integer[Any]], native: Volume) -> dict[str, float]:
-        """Return the volume of each structure in ml, in class order."""
-        voxel = float(abs(np.linalg.det(native.affine[:3, :3]))) / 1000.0
-        return {name: int(np.count_nonzero(labels == value)) * voxel for name, value in self.plan.labels.items()}
+def _geometry(source: Source) -> tuple[Geometry, object]:
+    """Return the grid of what is to be segmented, without reading the voxels of a file, and what errors name."""
+    if isinstance(source, Volume):
+        return Geometry(source.shape, source.affine, source.spacing, len(source.array)), source.path or "volume"
+    first = Path(source if isinstance(source, str | os.PathLike) else source[0])
+    return read_geometry(first), first
 
 
 def _read(source: Source) -> Volume:
@@ -170,3 +291,31 @@ def _read(source: Source) -> Volume:
     if isinstance(source, str | os.PathLike):
         return read_image(source)
     return read_images(source)
+
+
+def _flipped(model: Model, flips: bool | Sequence[int]) -> Model:
+    """Return a model with other test-time flips."""
+    wanted = flips if isinstance(flips, bool) else tuple(flips)
+    inference = model.config.inference.model_copy(update={"test_time_flips": wanted})
+    return Model(model.network, model.config.model_copy(update={"inference": inference}), model.plan, model.digest)
+
+
+def _values(names: Sequence[str], plan: Plan, key: str) -> list[tuple[int, ...]]:
+    """Return the label values of structures that the configuration names."""
+    structures = plan.structures.values
+    for name in names:
+        if name not in structures:
+            raise UsageError(f"inference.{key}: {name!r} is no structure of the run; it has {', '.join(structures)}")
+    return [structures[name] for name in names]
+
+
+def _digest(digests: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def _too_large(name: object, geometry: Geometry, outputs: int, needed: int, limit: float) -> str:
+    size = "x".join(map(str, geometry.shape))
+    return (
+        f"{name}: {size} voxels and {outputs} outputs take {needed / GIB:.2f} GiB beside the network, but inference.max_memory "
+        f"is {limit / GIB:g}; raise it, or train with a smaller patch"
+    )

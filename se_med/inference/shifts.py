@@ -6,14 +6,8 @@ mean over shifts of the grid is cycle spinning (Coifman and Donoho 1995, Transla
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 Shift = tuple[int, ...]
 
@@ -32,31 +26,6 @@ def choose_shifts(blocks: Sequence[int], most: int) -> list[Shift]:
         rest.remove(farthest)
         chosen.append(farthest)
     return chosen
-
-
-def mean_over_shifts(
-    segment: Callable[[NDArray[np.float32]], Tensor], image: NDArray[np.float32], shifts: Sequence[Shift]
-) -> Tensor:
-    """Segment a volume once per shift and average the probabilities.
-
-    Args:
-        segment: takes (C, X, Y, Z) to logits (classes, X, Y, Z).
-        image: (C, X, Y, Z). For each pass it is continued at its faces by as many voxels as the largest shifts.
-        shifts: voxels per axis. For a single one, no shift, the logits of the one pass are returned.
-
-    Returns:
-        Logarithms of the mean probabilities, (classes, X, Y, Z): logits like any other, whose softmax is that mean.
-    """
-    if len(shifts) == 1:
-        return segment(image)
-    largest = [max(along) for along in zip(*shifts, strict=True)]
-    total: Tensor | None = None
-    for shift in shifts:
-        margins = [(before, most - before) for before, most in zip(shift, largest, strict=True)]
-        inside = tuple(slice(before, before + length) for before, length in zip(shift, image.shape[1:], strict=True))
-        logits = torch.log_softmax(segment(np.pad(image, [(0, 0), *margins], mode="edge"))[(slice(None), *inside)], 0)
-        total = logits if total is None else torch.logaddexp(total, logits, out=total)
-    return (total if total is not None else segment(image)) - math.log(len(shifts))
 
 
 def _distance(one: Shift, other: Shift, blocks: Sequence[int]) -> int:

@@ -1,87 +1,185 @@
-"""A prepared volume through the network: in one pass where it fits the patch, else in overlapping windows."""
+"""Windows of a prepared volume through one or several networks, and the sums of what they say."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from se_med.config.inference import InferenceConfig
-from se_med.data.padding import pad_to
-from se_med.data.plan import Plan
-from se_med.errors import RunError
-from se_med.inference.precision import autocast, resolve_precision
+from se_med.data.padding import channel_minimum
+from se_med.data.targets import Target
+from se_med.inference.planes import Planes
+from se_med.inference.tiling import Shape, Tiling
+
+GAUSSIAN_SIGMA = 0.125
+"""Standard deviation of a window's weights, as a share of its size."""
+LEAST_WEIGHT = 1e-3
+"""Weight of the voxels in a window's corners at least, as in MONAI."""
+
+Image = NDArray[np.float32]
 
 
-def segment(
-    network: nn.Module,
-    image: NDArray[np.float32],
-    plan: Plan,
-    inference: InferenceConfig,
-    device: torch.device,
-) -> Tensor:
-    """Compute the logits of a prepared volume.
+@dataclass(frozen=True)
+class Pass:
+    """One way of a window through a network; probabilities are averaged over passes.
 
-    Volumes smaller than the patch are padded as in training (`se_med.data.padding.pad_to`). Windows have the size of the
-    patch; where they overlap, logits are averaged with Gaussian weights. A 2D network takes the slices across
-    `plan.slice_axis`, several at a time.
+    Attributes:
+        forward: takes (B, C, *S) to logits (B, outputs, *S), in main memory; S are two axes for a 2D network.
+        image: which of the prepared arrays it sees.
+        flips: axes (RAS) along which the window is mirrored before, and its output after.
+        shift: voxels per axis by which the volume is moved under the windows.
+        share: of the mean; the shares of all passes sum up to 1.
+        precision: the arithmetic, for messages.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    image: int = 0
+    flips: tuple[int, ...] = ()
+    shift: Shape = (0, 0, 0)
+    share: float = 1.0
+    precision: str = "fp32"
+
+
+class WindowStream:
+    """Takes a volume through its passes, group of windows after group, and gives planes of outputs as they are finished.
+
+    With one pass, outputs are logits, averaged where windows overlap with Gaussian weights. With several, outputs are
+    probabilities, averaged over passes and windows, and turned into logits again when planes are finished.
 
     Args:
-        network: takes (B, C, *S) and returns logits (B, classes, *S); in evaluation mode.
-        image: (C, X, Y, Z), normalised, in RAS order at the plan's spacing.
-        plan: gives the patch and, for 2D networks, the slice axis.
-        inference: overlap of the windows, how many pass through the network together, and with which arithmetic.
-        device: where the network is. The volume and its logits stay in main memory.
-
-    Returns:
-        Logits (classes, X, Y, Z), float32, on the CPU.
-
-    Raises:
-        RunError: the logits are not finite.
+        images: prepared arrays (C, X, Y, Z) of one shape: those of one volume as different networks see it.
+        passes: what is averaged.
+        tiling: the windows.
+        slice_axis: axis across which 2D networks take slices; None for 3D.
+        batch: windows that pass through the network together.
+        outputs: of the networks.
+        target: what they stand for.
+        entropy: from probabilities (outputs, *S) to (*S); if given, its mean over passes is one output more, the last.
     """
-    precision = resolve_precision(inference.precision, device)
 
-    def forward(batch: Tensor) -> Tensor:
-        with autocast(precision, device):
-            logits: Tensor = network(batch.to(device))
-        return logits.float()
+    def __init__(
+        self,
+        images: Sequence[Image],
+        passes: Sequence[Pass],
+        tiling: Tiling,
+        slice_axis: int | None,
+        batch: int,
+        outputs: int,
+        target: Target,
+        entropy: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.images, self.passes, self.tiling = images, passes, tiling
+        self.slice_axis, self.batch, self.target = slice_axis, batch, target
+        self.entropy = entropy if len(passes) > 1 else None
+        self.outputs = outputs
+        self.planes = Planes(outputs + (self.entropy is not None), tiling)
+        padded = any(
+            low or most or start + size > length
+            for low, most, starts, size, length in zip(
+                tiling.before, tiling.margins, tiling.starts, tiling.window, tiling.shape, strict=True
+            )
+            for start in starts[-1:]
+        )
+        self._minima = [channel_minimum(image) if padded else np.zeros(len(image), np.float32) for image in images]
+        self._weights = None if tiling.disjoint else gaussian_weights(tiling.window)
+        total = sum(one.share for one in passes)
+        self._shares = [one.share / total for one in passes]
+        self._groups: Iterator[tuple[list[Shape], int]] = tiling.groups()
 
-    axis = plan.slice_axis
-    size = list(plan.patch)
-    if axis is not None:
-        size.insert(axis, 1)
-    with torch.inference_mode():
-        padded, inside = pad_to(image, size)
-        volume = _tensor(padded)
-        batch = volume[None] if axis is None else torch.movedim(volume, 1 + axis, 0)
-        logits = _windows(forward, batch, plan.patch, inference)
-        logits = (logits[0] if axis is None else torch.movedim(logits, 0, 1 + axis))[inside]
-        # Any NaN or infinity makes the sum one, without a mask of the size of the logits.
-        if not bool(torch.isfinite(logits.sum(dtype=torch.float64))):
-            raise RunError(f"the network's output is not finite in {precision}; try inference.precision=fp32, or train again")
-        return logits
+    def advance(self) -> None:
+        """Take the next group of windows through all passes.
+
+        Raises:
+            RunError: an output is not finite.
+        """
+        windows, finished = next(self._groups)
+        for first in range(0, len(windows), self.batch):
+            self._pass(windows[first : first + self.batch])
+        before = self.planes.finished
+        self.planes.finish(finished, self.passes[0].precision)
+        if len(self.passes) > 1 and self.planes.finished > before:
+            for index in range(self.outputs):
+                self.target.to_logits_(self.planes.read(index, slice(before, self.planes.finished)))
+
+    def _pass(self, starts: Sequence[Shape]) -> None:
+        """Take some windows through all passes; those of one image and shift are summed before they are added."""
+        seen: dict[tuple[int, Shape], list[int]] = {}
+        for index, one in enumerate(self.passes):
+            seen.setdefault((one.image, one.shift), []).append(index)
+        for (image, shift), indices in seen.items():
+            batch = torch.from_numpy(np.stack([self._cut(image, start, shift) for start in starts]))
+            total, share = None, 0.0
+            for index in indices:
+                output = self._output(self.passes[index], batch)
+                share += self._shares[index]
+                if len(indices) == 1:
+                    total = output
+                else:
+                    output.mul_(self._shares[index])
+                    total = output if total is None else total.add_(output)
+            if total is None:
+                continue
+            for start, output in zip(starts, total, strict=True):
+                place = [first + most - moved for first, most, moved in zip(start, self.tiling.margins, shift, strict=True)]
+                self._add(place, output, share, summed=len(indices) > 1)
+
+    def _add(self, place: Sequence[int], output: Tensor, share: float, *, summed: bool) -> None:
+        if summed:  # it holds its shares already
+            output = output.div_(share)
+        self.planes.add(place, output, share, self._weights)
+
+    def _output(self, one: Pass, batch: Tensor) -> Tensor:
+        """Return logits (B, outputs, X, Y, Z) of one pass, or with several passes its probabilities, and their entropy."""
+        dims = [axis + 2 for axis in one.flips]
+        x = batch.flip(dims) if dims else batch
+        if self.slice_axis is not None:
+            x = x.squeeze(2 + self.slice_axis)
+        output = one.forward(x)
+        if self.slice_axis is not None:
+            output = output.unsqueeze(2 + self.slice_axis)
+        if dims:
+            output = output.flip(dims)
+        if len(self.passes) == 1:
+            return output
+        output = self.target.probabilities(output.transpose(0, 1).float())
+        if self.entropy is not None:
+            output = torch.cat([output, self.entropy(output)[None]])
+        return output.transpose(0, 1)
+
+    def _cut(self, image: int, start: Shape, shift: Shape) -> Image:
+        """Cut a window out of the volume moved by `shift`; its border goes on for the margins, then the channels' minimum."""
+        array, tiling = self.images[image], self.tiling
+        inner, edges, outer = [slice(None)], [(0, 0)], [slice(None)]
+        for axis in range(3):
+            first = start[axis] - tiling.before[axis] - shift[axis]
+            stop, length = first + tiling.window[axis], tiling.shape[axis]
+            low, high = max(first, -shift[axis]), min(stop, length + tiling.margins[axis] - shift[axis])
+            real = slice(max(first, 0), min(stop, length))
+            inner.append(real)
+            edges.append((real.start - low, high - real.stop))
+            outer.append(slice(low - first, high - first))
+        cut = array[tuple(inner)]
+        if any(before or after for before, after in edges):
+            cut = np.pad(cut, edges, mode="edge")
+        if cut.shape[1:] == tiling.window:
+            return cut
+        window = np.empty((len(array), *tiling.window), np.float32)
+        window[:] = self._minima[image].reshape(-1, 1, 1, 1)
+        window[tuple(outer)] = cut
+        return window
 
 
-def _windows(forward: Any, batch: Tensor, patch: tuple[int, ...], inference: InferenceConfig) -> Tensor:
-    """Take (B, C, *S), no smaller than the patch, to logits (B, classes, *S)."""
-    if tuple(batch.shape[2:]) == patch:
-        return torch.cat([forward(part).cpu() for part in torch.split(batch, inference.window_batch)])
-    logits: Tensor = sliding_window_inference(
-        batch,
-        roi_size=patch,
-        sw_batch_size=inference.window_batch,
-        predictor=forward,
-        overlap=inference.overlap,
-        mode="gaussian",
-        device="cpu",
-    )
-    return logits
+def gaussian_weights(window: Sequence[int]) -> Tensor:
+    """Return the weights of a window's voxels: 1 in the middle, and so low at its border that seams are not seen.
 
-
-def _tensor(array: NDArray[np.float32]) -> Tensor:
-    # Prepared volumes may be read-only memory maps, which torch cannot wrap without a copy.
-    return torch.from_numpy(array if array.flags.writeable and not isinstance(array, np.memmap) else np.array(array))
+    They are those of MONAI's `compute_importance_map` in mode gaussian; an axis of one voxel has weight 1.
+    """
+    weights = torch.ones(())
+    for size in window:
+        distance = torch.arange(-(size - 1) / 2.0, (size - 1) / 2.0 + 1, dtype=torch.float32)
+        weights = weights.unsqueeze(-1) * torch.exp(distance**2 / (-2 * (GAUSSIAN_SIGMA * size) ** 2))
+    return weights.clamp_(min=max(float(weights.min()), LEAST_WEIGHT))

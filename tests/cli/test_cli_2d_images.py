@@ -43,7 +43,9 @@ def test_a_run_plans_a_2d_network_and_scores_in_pixels(trained):
 def test_a_folder_of_jpegs_gives_pngs_that_can_be_evaluated(trained, se_med, tmp_path):
     run, root = trained
     assert se_med("predict", run, root / "images", "-o", tmp_path / "out").code == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{n}.{s}" for n in "abcd" for s in ("json", "png")]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [*(f"{n}.{s}" for n in "abcd" for s in ("json", "png")), "predictions.csv"]
+    assert "disc_pixels" in (tmp_path / "out" / "predictions.csv").read_text()
     for name in "abcd":
         stored = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
         assert stored.shape == (36, 44)
@@ -86,7 +88,8 @@ def test_volumes_and_2d_images_may_lie_in_one_folder(trained, se_med, tmp_path):
     outcome = se_med("predict", run, mixed, "-o", tmp_path / "out")
     assert outcome.code == 1
     assert "transparency" in outcome.out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".json") == ["photo.png", "stack.nii.gz"]
+    labels = sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix not in (".json", ".csv"))
+    assert labels == ["photo.png", "stack.nii.gz"]
     # Slice by slice, a volume gets the labels of the image that it holds.
     se_med("predict", run, root / "images/b.jpg", "-o", tmp_path / "alone")
     alone = np.asarray(Image.open(tmp_path / "alone/b.png")).T

@@ -101,7 +101,7 @@ def test_bad_volume_among_good_ones(trained, se_med, small_data, tmp_path):
     assert "broken" in outcome.out
     assert "truncated" in outcome.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "case_00.json", "case_00.nii.gz", "case_01.json", "case_01.nii.gz",
+        "case_00.json", "case_00.nii.gz", "case_01.json", "case_01.nii.gz", "predictions.csv",
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from se_med.errors import RunError, UsageError
 from se_med.evaluation.folders import evaluate_folder
-from se_med.evaluation.picture import PALETTE, draw_case, draw_median_case
+from se_med.evaluation.picture import PALETTE, draw_case, draw_median_case, draw_panels
 from se_med.io.volume import Volume
 
 LABELS = {"front": 1, "back": 2}
@@ -166,3 +166,18 @@ def test_images_that_do_not_fit_are_refused(folders, scene, tmp_path):
     with pytest.raises(UsageError, match=r"c2\.nii\.gz: grid differs .* 1x1x2 against 1x1x1"):
         draw_median_case(evaluation, other, *pair, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+def test_panels_show_the_slice_in_which_predictions_are_wrong(scene, tmp_path):
+    image, label = scene
+    wrong = label.copy()
+    wrong[:, :, 6] = label[:, :, 7]  # a slice beside, in which the reference has less
+    reference = label.copy()
+    reference[8:24, 8:20, 6] = 1
+    figure = draw_panels(Volume(image, np.eye(4)), {"right": reference, "wrong": wrong}, reference, LABELS)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["right", "wrong"]
+    assert figure.get_supxlabel() == "axial, z = 6.0 mm"
+    figure.savefig(tmp_path / "a.png")
+    assert where(tmp_path / "a.png", PALETTE[0]).size
+    with pytest.raises(ValueError, match="not on the image's grid"):
+        draw_panels(Volume(image, np.eye(4)), {"a": label[1:]}, label, LABELS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from torch import nn
 from se_med.config.experiment import Config
 from se_med.config.inference import InferenceConfig
 from se_med.errors import UsageError
-from se_med.inference.flips import choose_test_time_flips, mean_over_flips
+from se_med.inference.flips import choose_test_time_flips
 from se_med.inference.model import save_model
 from se_med.inference.predictor import Predictor
 
@@ -46,23 +46,19 @@ def test_equivariant_network_gives_what_it_gave(shape):
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
-def test_mean_is_over_every_combination_turned_back(axes):
-    """A function that is not equivariant along any axis: its mean is built here by indexing, not by flipping."""
-    image = np.random.default_rng(1).normal(size=(1, 4, 5, 6)).astype(np.float32)
-    ramp = torch.arange(4)[:, None, None] * 0.5 - torch.arange(5)[:, None] * 0.3 + torch.arange(6) * 0.2
-
-    def segment(array: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(np.array(array))[0]
-        return torch.stack([x + ramp, x * ramp, -x])
-
-    expected = torch.zeros(3, 4, 5, 6)
-    for choice in product([False, True], repeat=len(axes)):
-        index = [np.arange(length) for length in (4, 5, 6)]
-        for axis, flip in zip(axes, choice, strict=True):
-            index[axis] = index[axis][::-1] if flip else index[axis]
-        logits = segment(image[:, *np.ix_(*index)])
-        expected += logits[:, *(torch.from_numpy(entry.copy()) for entry in np.ix_(*index))].softmax(0) / 2 ** len(axes)
-    torch.testing.assert_close(mean_over_flips(segment, image, axes).exp(), expected)
+@pytest.mark.parametrize("shape", [(16, 16, 16), (16, 24, 32)])
+def test_mean_is_over_every_combination_turned_back(axes, shape):
+    """A network that is not equivariant along any axis; its mean is built here over whole flipped volumes."""
+    plan = make_plan()
+    config = trained_with(make_config(plan, test_time_flips=list(axes)), axes)
+    predictor = Predictor(make_network(config, plan), config, plan)
+    image = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
+    expected = []
+    for dims in chain.from_iterable(combinations([axis + 1 for axis in axes], count) for count in range(len(axes) + 1)):
+        with torch.no_grad():
+            logits = predictor.network.eval()(torch.from_numpy(np.flip(image, dims).copy())[None])[0]
+        expected.append(logits.flip(dims).softmax(0))
+    torch.testing.assert_close(predictor.segment(image).softmax(0), torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_off_means_the_very_logits():
@@ -107,8 +103,9 @@ def test_slices_of_a_2d_network_are_flipped_in_their_plane():
     image = np.random.default_rng(0).normal(size=(1, 16, 3, 16)).astype(np.float32)
     config = trained_with(make_config(plan, test_time_flips=True), (0, 2))
     predictor = Predictor(make_network(config, plan), config, plan)
-    passes = [predictor._segment_once(np.flip(image, dims).copy()).flip(dims).softmax(0) for dims in ((), (1,), (3,), (1, 3))]
-    torch.testing.assert_close(predictor.segment(image).exp(), torch.stack(passes).mean(0))
+    single = Predictor(predictor.network, trained_with(make_config(plan), (0, 2)), plan)
+    passes = [single.segment(np.flip(image, dims).copy()).flip(dims).softmax(0) for dims in ((), (1,), (3,), (1, 3))]
+    torch.testing.assert_close(predictor.segment(image).softmax(0), torch.stack(passes).mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_flag_of_predict(tmp_path, se_med, noise):

@@ -10,8 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_model import make_config, make_network, make_plan
+from torch import nn
 
-from se_med.inference.shifts import choose_shifts, mean_over_shifts
+from se_med.inference.predictor import Predictor
+from se_med.inference.shifts import choose_shifts
 
 BLOCKS = st.lists(st.sampled_from([1, 2, 4]), min_size=3, max_size=3).map(tuple)
 
@@ -30,38 +33,67 @@ def test_few_shifts_lie_far_apart():
     assert choose_shifts((1, 4, 1), 2) == [(0, 0, 0), (0, 2, 0)]
 
 
-@settings(deadline=None)
-@given(blocks=BLOCKS, most=st.integers(1, 9), seed=st.integers(0, 20))
-def test_what_does_not_depend_on_the_grid_is_unchanged(blocks, most, seed):
-    image = np.random.default_rng(seed).normal(size=(1, 5, 6, 7)).astype(np.float32)
+class Grid(nn.Module):
+    """Says class 1 with 3 : 1 in the first voxel of each block of two along the first axis, and how bright each voxel is."""
 
-    def by_voxel(array):
-        return torch.from_numpy(np.concatenate([array, -array, array**2]))
+    divisor = (2, 2, 2)
 
-    found = mean_over_shifts(by_voxel, image, choose_shifts(blocks, most))
-    assert torch.allclose(found.softmax(0), by_voxel(image).softmax(0), atol=1e-6)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = (torch.arange(x.shape[2]) % 2 == 0)[:, None, None] * math.log(3.0)
+        return torch.cat([torch.zeros_like(x), torch.zeros_like(x) + first, 0 * x - 100], 1)
 
 
-def test_the_mean_is_one_of_probabilities_on_every_grid():
-    image = np.zeros((1, 4, 4, 4), np.float32)
+class Pointwise(nn.Module):
+    """Sees one voxel at a time."""
 
-    def grid(array):  # class 1 in the first voxel of each block of two along the first axis
-        first = torch.arange(array.shape[1]) % 2 == 0
-        return torch.stack([torch.zeros(array.shape[1:]), first[:, None, None].expand(array.shape[1:]) * math.log(3.0)])
+    divisor = (4, 4, 4)
 
-    mean = mean_over_shifts(grid, image, choose_shifts((2, 1, 1), 2)).softmax(0)
-    assert torch.allclose(mean[1], torch.full((4, 4, 4), (0.75 + 0.5) / 2), atol=1e-6)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, -x, x.square()], dim=1)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 3, 3), (2, 9, 1, 4)])
-def test_a_single_shift_is_one_plain_pass(shape):
-    image = np.zeros(shape, np.float32)
+def shifted(network: nn.Module, stem, most: int, **inference) -> Predictor:
+    plan = make_plan().model_copy(update={"stem": stem})
+    return Predictor(network, make_config(plan, test_time_shifts=most, **inference), plan)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    blocks=BLOCKS,
+    most=st.integers(1, 9),
+    shape=st.tuples(*[st.sampled_from([1, 5, 15, 16, 17, 33, 40])] * 3),
+    whole=st.sampled_from(["auto", "never"]),
+)
+def test_what_does_not_depend_on_the_grid_is_unchanged(blocks, most, shape, whole):
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    expected = Pointwise()(torch.from_numpy(image)[None])[0].softmax(0)
+    found = shifted(Pointwise(), blocks, most, whole_volume=whole).segment(image).softmax(0)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [4, 16, 20, 31])
+def test_the_mean_is_one_of_probabilities_on_every_grid(length):
+    image = np.zeros((1, length, 4, 4), np.float32)
+    mean = shifted(Grid(), (2, 1, 1), 2).segment(image).softmax(0)
+    assert torch.allclose(mean[1], torch.full((length, 4, 4), (0.75 + 0.5) / 2), atol=1e-6)
+
+
+def test_the_border_goes_on_for_the_shift_and_beyond_is_the_minimum():
     seen = []
 
-    def segment(array):
-        seen.append(array)
-        return torch.zeros(2, *array.shape[1:])
+    class Watch(Pointwise):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x[0, 0].clone())
+            return super().forward(x)
 
-    mean_over_shifts(segment, image, choose_shifts((2, 2, 2), 1))
-    assert len(seen) == 1
-    assert seen[0] is image
+    image = np.arange(1.0, 11.0, dtype=np.float32).reshape(1, 10, 1, 1)
+    shifted(Watch(), (2, 1, 1), 2).segment(image)
+    lines = [one[:, 7, 7].tolist() for one in seen]  # one voxel of padding more after than before, where it is odd
+    values = list(range(1, 11))
+    assert lines == [[1, 1, *values, 10, 1, 1, 1], [1, 1, 1, *values, 1, 1, 1]]
+
+
+def test_a_single_shift_is_one_plain_pass(noise):
+    plain, one = (shifted(make_network(make_config(make_plan()), make_plan()), (1, 1, 1), most) for most in (1, 8))
+    assert len(one.shifts) == 1
+    assert torch.equal(plain.segment(noise[None]), one.segment(noise[None]))
