@@ -1,0 +1,107 @@
+"""Time ``se-med predict`` as a user sees it, from the shell: one volume, many, with and without flips, and when all is done.
+
+Each row is a command of its own, start-up included. Beside it stand the times of nnU-Net's command line as published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PUBLISHED = {("", 1): 18.0, ("", 52): 37.1, ("--test-time-flips", 52): 165.0}
+"""Seconds of nnU-Net 2.8.1 (3d_fullres, hippocampus) by flips and number of volumes, published for the same two cores."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One command.
+
+    Attributes:
+        what: what it was to do.
+        volumes: number of volumes.
+        seconds: from start to end, of each repetition.
+        inside: sum of the seconds that the cases report of themselves, in the fastest repetition; cases overlap.
+    """
+
+    what: str
+    volumes: int
+    seconds: list[float]
+    inside: float
+    published: float | None
+
+
+def main(arguments: list[str]) -> int:
+    """Run the commands and print a Markdown table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks predict_shell", description=__doc__)
+    parser.add_argument("run", type=Path, help="run folder of a hippocampus network")
+    parser.add_argument("data", type=Path, help="folder of the data set, with imagesTr and imagesTs or more of imagesTr")
+    parser.add_argument("--split", type=Path, default=Path("configs/hippocampus-split.json"))
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--plain", action="store_true", help="one pass per volume: without the test-time shifts of the run")
+    options = parser.parse_args(arguments)
+    held_out = json.loads(options.split.read_text())[0]["validation"]
+    rest = sorted(path.name.removesuffix(".nii.gz") for path in (options.data / "imagesTr").glob("*.nii.gz"))
+    more = [*held_out, *(name for name in rest if name not in held_out)]
+    files = [options.data / "imagesTr" / f"{name}.nii.gz" for name in more]
+    with tempfile.TemporaryDirectory() as folder:
+        run = _without_shifts(options.run, Path(folder)) if options.plain else options.run
+        rows = [
+            _row("one volume", run, files[:1], "", options.repeats),
+            _row("validation cases of fold 0", run, files[: len(held_out)], "", options.repeats),
+            _row("volumes", run, files[:52], "", options.repeats),
+            _row("volumes", run, files[:52], "--test-time-flips", options.repeats),
+            _row("volumes, results there", run, files[:52], "", options.repeats, again=True),
+        ]
+    print(
+        "| what | volumes | flips | seconds (each) | cases' own seconds | nnU-Net 2.8.1, published |\n|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        seconds = ", ".join(f"{one:.1f}" for one in row.seconds)
+        flips = "yes" if row.what.endswith("flips") else "no"
+        published = "" if row.published is None else f"{row.published:.1f}"
+        print(f"| {row.what} | {row.volumes} | {flips} | {seconds} | {row.inside:.1f} | {published} |")
+    one, many = min(rows[0].seconds), min(rows[2].seconds)
+    print(f"\nper further volume: {(many - one) / 51:.3f} s; load average at the end {os.getloadavg()[0]:.1f}")
+    return 0
+
+
+def _row(what: str, run: Path, files: list[Path], flips: str, repeats: int, *, again: bool = False) -> Row:
+    seconds, inside = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            if again:
+                _predict(run, files, Path(folder), flips)
+            begin = time.monotonic()
+            _predict(run, files, Path(folder), flips)
+            seconds.append(time.monotonic() - begin)
+            inside.append(sum(json.loads(path.read_text())["seconds"] for path in Path(folder).glob("*.json")))
+    label = f"{what}, flips" if flips else what
+    published = None if again or what.startswith("validation") else PUBLISHED.get((flips, len(files)))
+    return Row(label, len(files), seconds, inside[seconds.index(min(seconds))], published)
+
+
+def _predict(run: Path, files: list[Path], output: Path, flips: str) -> None:
+    command = [sys.executable, "-m", "se_med", "predict", str(run), *map(str, files), "-o", str(output), *flips.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+
+
+def _without_shifts(run: Path, folder: Path) -> Path:
+    """Copy a model with one pass per volume; its weights and its network are the same."""
+    import yaml
+
+    copy = folder / run.name
+    copy.mkdir()
+    for name in ("model.safetensors", "plan.json"):
+        (copy / name).write_bytes((run / name).read_bytes())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["inference"] = {**config["inference"], "test_time_shifts": 1}
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    return copy

@@ -1,0 +1,111 @@
+"""What segmenting a volume takes in memory, told before it is taken."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from se_med.data.grids import SLAB_VOXELS, Grids
+from se_med.inference.tiling import Tiling
+
+GIB = 2**30
+FLOAT = 4  # bytes
+WITHIN_OPERATIONS = 1.25
+"""Memory that a forward pass takes, relative to its maps alone: libraries rearrange maps inside of operations."""
+SURELY_PER_VOXEL = 4096.0
+"""Bytes of maps per voxel that no sensible network exceeds; where even this fits, nothing has to be found out."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides how much memory the windows of one group of networks take.
+
+    Attributes:
+        grids: of the volume.
+        channels: of the image.
+        arrays: prepared arrays: networks with other normalisations have their own.
+        tiling: the windows.
+        batch: windows that pass together.
+        outputs: of the network, and further maps.
+        passes: over each window.
+        per_voxel: bytes of maps per voxel of a window.
+    """
+
+    grids: Grids
+    channels: int
+    arrays: int
+    tiling: Tiling
+    batch: int
+    outputs: int
+    passes: int
+    per_voxel: float
+
+    @property
+    def prepared_bytes(self) -> int:
+        """The prepared arrays."""
+        return FLOAT * self.channels * self.arrays * math.prod(self.grids.shape)
+
+    @property
+    def window_bytes(self) -> float:
+        """What a batch of windows takes while it passes."""
+        batch = min(self.batch, self.tiling.count)
+        voxels = batch * math.prod(self.tiling.window)
+        # Logits, where there are several passes the probabilities of one and of all, and the windows' image.
+        copies = 1 if self.passes == 1 else 3
+        return voxels * (WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels))
+
+    @property
+    def sum_bytes(self) -> int:
+        """The sums of outputs; of a single window they are its outputs, which are counted there."""
+        tiling = self.tiling
+        if tiling.count == 1 and self.passes == 1:
+            return 0
+        planes = math.prod(tiling.extent) // tiling.extent[tiling.axis] * tiling.capacity
+        return FLOAT * planes * (self.outputs + (not tiling.disjoint))
+
+
+def needed_bytes(works: Sequence[Work], *, read: bool, outputs: int, maps: int, corrected: bool) -> int:
+    """Return the largest number of bytes that segmenting a volume takes, beyond the networks.
+
+    Args:
+        works: one per group of networks.
+        read: whether the volume itself is in memory, beside the prepared arrays.
+        outputs: probability maps that are kept, one byte per voxel each.
+        maps: further maps that are kept, two bytes per voxel each.
+        corrected: whether components or holes of structures are searched for at the end.
+    """
+    first = works[0]
+    voxels = math.prod(first.grids.oriented)
+    native = FLOAT * first.channels * voxels if read else 0
+    prepared = sum(work.prepared_bytes for work in works) if read else 0
+    oriented = FLOAT * first.channels * voxels if read and any(work.grids.resampled for work in works) else 0
+    kept = voxels * (1 + outputs + 2 * maps)  # classes, and what is asked for
+    slab = FLOAT * min(SLAB_VOXELS, voxels) * (6 + (2 * first.outputs if outputs or maps or len(works) > 1 else 0))
+    windows = sum(work.sum_bytes for work in works) + max(work.window_bytes for work in works)
+    labels = voxels * (2 + (6 if corrected else 0))  # label values in both orders; components are numbered with 4 bytes
+    return int(native + max(prepared + oriented, prepared + kept + slab + windows, kept + labels))
+
+
+class MemoryGate:
+    """Lets threads share one limit: each waits until what it needs is left."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self._taken = 0
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def taking(self, amount: int) -> Iterator[None]:
+        """Hold an amount, which by itself may be more than the limit: then nobody else is let in."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._taken == 0 or self._taken + amount <= self.limit)
+            self._taken += amount
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._taken -= amount
+                self._freed.notify_all()
