@@ -85,7 +85,8 @@ class WindowStream:
             for start in starts[-1:]
         )
         self._minima = [channel_minimum(image) if padded else np.zeros(len(image), np.float32) for image in images]
-        self._weights = None if tiling.disjoint else gaussian_weights(tiling.window)
+        shifts = () if tiling.disjoint else {one.shift for one in passes}
+        self._weights = {shift: _moved(gaussian_weights(tiling.window), shift) for shift in shifts}
         total = sum(one.share for one in passes)
         self._shares = [one.share / total for one in passes]
         self._groups: Iterator[tuple[list[Shape], int]] = tiling.groups()
@@ -125,12 +126,8 @@ class WindowStream:
                 continue
             for start, output in zip(starts, total, strict=True):
                 place = [first + most - moved for first, most, moved in zip(start, self.tiling.margins, shift, strict=True)]
-                self._add(place, output, share, summed=len(indices) > 1)
-
-    def _add(self, place: Sequence[int], output: Tensor, share: float, *, summed: bool) -> None:
-        if summed:  # it holds its shares already
-            output = output.div_(share)
-        self.planes.add(place, output, share, self._weights)
+                mean = output.div_(share) if len(indices) > 1 else output
+                self.planes.add(place, mean, share, self._weights.get(shift))
 
     def _output(self, one: Pass, batch: Tensor) -> Tensor:
         """Return logits (B, outputs, X, Y, Z) of one pass, or with several passes its probabilities, and their entropy."""
@@ -183,3 +180,10 @@ def gaussian_weights(window: Sequence[int]) -> Tensor:
         distance = torch.arange(-(size - 1) / 2.0, (size - 1) / 2.0 + 1, dtype=torch.float32)
         weights = weights.unsqueeze(-1) * torch.exp(distance**2 / (-2 * (GAUSSIAN_SIGMA * size) ** 2))
     return weights.clamp_(min=max(float(weights.min()), LEAST_WEIGHT))
+
+
+def _moved(weights: Tensor, shift: Shape) -> Tensor:
+    """Return the weights moved with a window on a shifted grid, so that a voxel has the same weight in all passes over it."""
+    for axis, (most, size) in enumerate(zip(shift, weights.shape, strict=True)):
+        weights = weights.index_select(axis, (torch.arange(size) - most).clamp_(min=0))
+    return weights

@@ -23,7 +23,6 @@ ORIENTATIONS = [
     for axes in itertools.permutations(range(3))
     for flips in itertools.product((1, -1), repeat=3)
 ]
-SIZES = st.tuples(*[st.sampled_from([1, 7, 15, 16, 17, 25, 40])] * 3)
 
 
 def held_whole(predictor: Predictor, volume: Volume) -> np.ndarray:
@@ -32,18 +31,18 @@ def held_whole(predictor: Predictor, volume: Volume) -> np.ndarray:
     return predictor.preparation.restore(predictor.segment(prepared.array), prepared)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
-    shape=SIZES,
+    shape=st.tuples(*[st.sampled_from([1, 7, 8, 9, 13, 20])] * 3),
     spacing=st.sampled_from([(1.0, 1.0, 1.0), (2.0, 1.0, 1.5), (0.6, 1.0, 0.9), (1.0, 1.0, 0.5)]),
     orientation=st.sampled_from(ORIENTATIONS),
-    overlap=st.sampled_from([0.0, 0.3, 0.5, 0.8]),
+    overlap=st.sampled_from([0.0, 0.3, 0.5]),
     batch=st.sampled_from([1, 2, 5]),
     dims=st.sampled_from([2, 3]),
-    shifts=st.sampled_from([1, 3]),
+    shifts=st.sampled_from([1, 2]),
 )
 def test_labels_by_planes_are_those_of_all_logits_at_once(shape, spacing, orientation, overlap, batch, dims, shifts):
-    plan = make_plan(dims, spacing=spacing).model_copy(update={"stem": (2,) * dims})
+    plan = make_plan(dims, patch=(8,) * dims, spacing=spacing).model_copy(update={"stem": (2,) * dims})
     predictor = make_predictor(plan, overlap=overlap, window_batch=batch, test_time_shifts=shifts)
     array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     stored = np.ascontiguousarray(apply_orientation(array, orientation))
@@ -53,9 +52,9 @@ def test_labels_by_planes_are_those_of_all_logits_at_once(shape, spacing, orient
     assert np.array_equal(predictor.label(predictor.preparation.forward(volume)), found.labels)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
-    shape=SIZES,
+    shape=st.tuples(*[st.sampled_from([1, 7, 15, 16, 17, 25, 40])] * 3),
     window=st.tuples(*[st.sampled_from([1, 4, 16])] * 3),
     margins=st.tuples(*[st.integers(0, 3)] * 3),
     overlap=st.floats(0, 0.95),
