@@ -11,6 +11,7 @@ from se_med.config.base import Part
 from se_med.config.yaml_tree import CORE_SCHEMA
 
 WIDTH = 100
+LINE_BREAKS = ("\x85", "\u2028", "\u2029")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -24,7 +25,14 @@ def _represent_list(dumper: _Dumper, value: tuple[Any, ...]) -> yaml.Node:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 
 
+def _represent_text(dumper: _Dumper, value: str) -> yaml.Node:
+    # YAML folds these line breaks into spaces everywhere but in double quotes, where they are escaped.
+    style = '"' if any(mark in value for mark in LINE_BREAKS) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
 _Dumper.add_representer(tuple, _represent_list)
+_Dumper.add_representer(str, _represent_text)
 for _tag, _pattern, _first in CORE_SCHEMA:
     _Dumper.add_implicit_resolver(_tag, _pattern, _first)
 

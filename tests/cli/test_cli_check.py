@@ -15,7 +15,7 @@ def own_data(tmp_path: Path, small_data: Path) -> Path:
     return shutil.copytree(small_data, tmp_path / "own [data]")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     folder = tmp_path / "here"

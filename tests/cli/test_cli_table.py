@@ -37,7 +37,7 @@ def test_a_table_is_checked_trained_on_and_predicted(se_med, tmp_path, small_dat
     assert "(table), 6 training, 2 validation cases" in trained.err + trained.out
     assert "case_00_t2.nii: grid differs from" in trained.err + trained.out
     run = tmp_path / "runs" / "small"
-    checked = se_med("check", config)
+    checked = se_med("check", config, "-o", tmp_path / "check")
     assert checked.code == 0, checked.err
     (fold,) = json.loads((run / "split.json").read_text())
     assert fold["validation"] == ["case_00", "case_04"]

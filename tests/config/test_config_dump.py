@@ -102,6 +102,12 @@ configs = some(
 )
 
 
+@pytest.mark.parametrize("name", ["a\x85b", "\u2028", "\u2029 end"])
+def test_line_breaks_of_unicode_survive(name):
+    config = Config.model_validate({"data": {"labels": {name: 1}}})
+    assert parse_config(dump_config(config), "dump.yaml") == config
+
+
 @given(configs)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_a_dump_loads_back_equal(values):

@@ -10,7 +10,8 @@ from nibabel.orientations import axcodes2ornt, ornt_transform
 from tiny_model import make_plan, make_predictor
 
 from se_med.evaluation.folders import evaluate_folder
-from se_med.inference.cases import find_cases, predict_cases
+from se_med.inference.batch import predict_cases
+from se_med.inference.cases import find_cases
 
 DATA = os.environ.get("SE_MED_DATA")
 
