@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and every process that they start with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before torch is imported: several test processes with several threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -52,22 +52,22 @@ class Pointwise(nn.Module):
         return torch.cat([x, -x, x.square()], dim=1)
 
 
-def shifted(network: nn.Module, stem, most: int, **inference) -> Predictor:
-    plan = make_plan().model_copy(update={"stem": stem})
+def shifted(network: nn.Module, stem, most: int, patch: int = 16, **inference) -> Predictor:
+    plan = make_plan(patch=(patch,) * 3).model_copy(update={"stem": stem})
     return Predictor(network, make_config(plan, test_time_shifts=most, **inference), plan)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     blocks=BLOCKS,
     most=st.integers(1, 9),
-    shape=st.tuples(*[st.sampled_from([1, 5, 15, 16, 17, 33, 40])] * 3),
+    shape=st.tuples(*[st.sampled_from([1, 5, 8, 9, 17])] * 3),
     whole=st.sampled_from(["auto", "never"]),
 )
 def test_what_does_not_depend_on_the_grid_is_unchanged(blocks, most, shape, whole):
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     expected = Pointwise()(torch.from_numpy(image)[None])[0].softmax(0)
-    found = shifted(Pointwise(), blocks, most, whole_volume=whole).segment(image).softmax(0)
+    found = shifted(Pointwise(), blocks, most, patch=8, whole_volume=whole).segment(image).softmax(0)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
