@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-# A shell that starts the tests in the background lets them ignore SIGINT, and every process that they start with them.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Before torch is imported: several test processes with several threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,6 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from small_data import SMALL_CONFIG, make_small_data
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and every process that they start with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where a change is judged, the same examples every time; elsewhere new ones, which go on searching.
 settings.register_profile("ci", derandomize=True)
