@@ -2,7 +2,7 @@
 
 A process of its own segments the volume from a file to a file within `--limit` GiB. What it takes beyond the loaded model is the
 rise of the largest resident size that the kernel recorded. The network takes most of the time on a processor; with `--network
-stand-in` it is a single convolution, so that everything else can be timed: reading, preparation, windows, sums, labels on the
+stand-in` it gives random logits at once, so that everything else can be timed: reading, preparation, windows, sums, labels on the
 volume's own grid, writing.
 """
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +35,41 @@ GIB = 2**30
 
 
 class StandIn(nn.Module):
-    """A pointwise convolution, whose time is next to nothing beside a network's."""
+    """Gives the same random logits for every window, in the number format and memory order in which the U-Net gives them."""
 
     divisor = (1, 1, 1)
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Conv3d(1, CLASSES, 1)
-        self.seconds = 0.0
+        self.logits = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits; the time is counted."""
-        start = time.perf_counter()
-        logits: Tensor = self.layer(x)
-        self.seconds += time.perf_counter() - start
-        return logits
+        """Return logits."""
+        shape = (len(x), CLASSES, *x.shape[2:])
+        if self.logits.shape != shape:
+            self.logits = torch.randn(shape).to(torch.bfloat16, memory_format=torch.channels_last_3d)
+        return self.logits
+
+
+@dataclass
+class Clock:
+    """Wall and processor seconds, those of all threads."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    @classmethod
+    def now(cls) -> Clock:
+        """Return what both clocks say."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Clock) -> Clock:
+        """Return the time between two readings."""
+        return Clock(self.wall - other.wall, self.processor - other.processor)
+
+    def __add__(self, other: Clock) -> Clock:
+        """Return the sum of two durations."""
+        return Clock(self.wall + other.wall, self.processor + other.processor)
 
 
 def make_predictor(kind: str, patch: int, limit: float, spacing: Sequence[float], overlap: float) -> Predictor:
@@ -97,41 +118,26 @@ def child(options: argparse.Namespace) -> None:
     predictor = make_predictor(options.network, options.patch, options.limit, spacing, options.overlap)
     predictor.segment(np.zeros((1, 32, 32, 32), np.float32))  # libraries take their own memory
     before = resident("VmRSS")
-    network = predictor.network
-    forward = [0.0]
-    if not isinstance(network, StandIn):
-        original = network.forward
+    original, spent = predictor.network.forward, Clock()
 
-        def timed(x: Tensor) -> Tensor:
-            start = time.perf_counter()
-            logits: Tensor = original(x)
-            forward[0] += time.perf_counter() - start
-            return logits
+    def timed(x: Tensor) -> Tensor:
+        nonlocal spent
+        start = Clock.now()
+        logits: Tensor = original(x)
+        spent += Clock.now() - start
+        return logits
 
-        network.forward = timed  # type: ignore[method-assign]
-    else:
-        network.seconds = 0.0
-    start = time.perf_counter()
+    predictor.network.forward = timed  # type: ignore[method-assign]
+    start = Clock.now()
     volume = read_image(options.volume)
-    read = time.perf_counter()
+    read = Clock.now()
     segmentation = predictor.predict(volume)
-    predicted = time.perf_counter()
+    predicted = Clock.now()
     write_label(options.volume.with_name("labels.nii.gz"), segmentation.labels, volume)
-    written = time.perf_counter()
-    spent = network.seconds if isinstance(network, StandIn) else forward[0]
-    print(
-        json.dumps(
-            {
-                "peak_gib": (resident("VmHWM") - before) / GIB,
-                "seconds": {
-                    "read": read - start,
-                    "segment without network": predicted - read - spent,
-                    "write": written - predicted,
-                    "network": spent,
-                },
-            }
-        )
-    )
+    written = Clock.now()
+    took = {"read": read - start, "segment": predicted - read - spent, "write": written - predicted, "network": spent}
+    peak = (resident("VmHWM") - before) / GIB
+    print(json.dumps({"peak_gib": peak, "seconds": {key: vars(clock) for key, clock in took.items()}}))
 
 
 def resident(key: str) -> int:
@@ -177,15 +183,15 @@ def main(arguments: Sequence[str]) -> int:
         f"{options.limit:g} GiB, network: {options.network}, {options.threads} threads",
         "",
         "| plan's spacing / volume's | peak GiB beyond the model | read s | segment s, without network | write s | "
-        "all of these, s per 100 million voxels | network s |",
-        "|---|---|---|---|---|---|---|",
+        "all of these, s per 100 million voxels | the same, processor s / threads | network s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for resample, row in rows.items():
         took = row["seconds"]
-        beside = sum(value for key, value in took.items() if key != "network")
+        beside = [sum(took[key][clock] for key in ("read", "segment", "write")) / hundred for clock in ("wall", "processor")]
         lines.append(
-            f"| {resample} | {row['peak_gib']:.2f} | {took['read']:.1f} | {took['segment without network']:.1f} | "
-            f"{took['write']:.1f} | {beside / hundred:.1f} | {took['network']:.1f} |"
+            f"| {resample} | {row['peak_gib']:.2f} | {took['read']['wall']:.1f} | {took['segment']['wall']:.1f} | "
+            f"{took['write']['wall']:.1f} | {beside[0]:.1f} | {beside[1] / options.threads:.1f} | {took['network']['wall']:.1f} |"
         )
     write_record(options.output, "\n".join(lines) + "\n", vars(options) | {"output": None}, rows)
     return 0

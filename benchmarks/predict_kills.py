@@ -29,7 +29,7 @@ class Kill:
     """One batch that was killed.
 
     Attributes:
-        after: seconds from its start to the kill.
+        after: seconds from its first result to the kill.
         made: label files that it had left.
         right: those that were equal to the undisturbed batch's, byte by byte.
         new: label files that the next command made.
@@ -71,28 +71,30 @@ def main(arguments: list[str]) -> int:
 
 
 def _batches(folder: Path, kills: int, seed: int) -> bool:
+    process = _predict(folder, "images", "reference")
+    _wait_for_first(folder / "reference", process)
     begin = time.monotonic()
-    _predict(folder, "images", "reference").wait()
-    duration = time.monotonic() - begin
+    process.wait()
+    working = time.monotonic() - begin
     reference = _digests(folder / "reference")
     generator = random.Random(seed)  # noqa: S311  (moments of a test, no secrets)
     found: list[Kill] = []
     while len(found) < kills:
-        kill = _kill(folder, f"out{len(found)}", generator.uniform(0.2, 1.0) * duration, reference)
+        kill = _kill(folder, f"out{len(found)}", generator.uniform(0, working), reference)
         found += [kill] if kill is not None else []
-    print("| # | killed after s | files then | of them right | made by the next | all right |\n|---|---|---|---|---|---|")
+    print("| # | killed, s after the first file | files then | of them right | made by the next | all right |")
+    print("|---|---|---|---|---|---|")
     for number, kill in enumerate(found, 1):
         print(f"| {number} | {kill.after:.2f} | {kill.made} | {kill.right} | {kill.new} | {kill.whole} |")
     good = sum(kill.made == kill.right and kill.made + kill.new == len(reference) and kill.whole for kill in found)
-    print(
-        f"\n{good} of {len(found)} killed batches of {len(reference)} cases left only right files, finished by the next\n"
-    )
+    print(f"\n{good} of {len(found)} killed batches of {len(reference)} cases left only right files, finished by the next\n")
     return good == len(found)
 
 
 def _kill(folder: Path, name: str, after: float, reference: dict[str, str]) -> Kill | None:
-    """Kill one batch and finish it; None when it had ended before."""
+    """Kill one batch some seconds after its first result, and finish it; None when it had ended before."""
     process = _predict(folder, "images", name)
+    _wait_for_first(folder / name, process)
     time.sleep(after)
     process.kill()
     if process.wait() == 0:
@@ -105,6 +107,11 @@ def _kill(folder: Path, name: str, after: float, reference: dict[str, str]) -> K
     after_all = _digests(folder / name)
     whole = code == 0 and untouched and after_all == reference and not list((folder / name).glob(".*"))
     return Kill(after, len(before), right, len(after_all) - len(before), whole)
+
+
+def _wait_for_first(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and not list(folder.glob("*.nii.gz")):
+        time.sleep(0.005)
 
 
 def _workers(folder: Path, engine: str) -> bool:
@@ -175,7 +182,7 @@ def _make_run(folder: Path) -> None:
         labels={"front": 1, "back": 2},
         spacing=(1.0, 1.0, 1.0),
         normalisation=(Normalisation(method="zscore"),),
-        patch=(32, 32, 32),
+        patch=(48, 48, 48),
         batch_size=2,
         flip_axes=(),
         median_shape=(48, 48, 48),
@@ -191,6 +198,6 @@ def _make_run(folder: Path) -> None:
 def _make_images(folder: Path, count: int) -> None:
     folder.mkdir()
     for number in range(count):
-        coarse = np.random.default_rng(number).normal(size=(12, 12, 12))
+        coarse = np.random.default_rng(number).normal(size=(8, 8, 8))
         voxels = np.kron(coarse, np.ones((6, 6, 6))).astype(np.float32)
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"case_{number:02}.nii.gz")
