@@ -33,8 +33,8 @@ class InferenceConfig(Part):
     )
     max_memory: PositiveFloat = Field(
         8.0,
-        description="Memory in GiB that segmenting takes at most beside the network itself, by an estimate. A volume for which it "
-        "is not enough is refused.",
+        description="Memory in GiB that segmenting takes at most beside the network itself, by an estimate. A volume for which "
+        "it is not enough is refused.",
     )
     largest_component: tuple[str, ...] = Field(
         (), description="Structures of which only the largest connected piece is kept (neighbours across corners are connected)."
