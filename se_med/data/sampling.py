@@ -83,12 +83,16 @@ def sample_grid(volume: Tensor, positions: Sequence[Tensor]) -> Tensor:
     first = int(inside[0].min())
     volume = volume[first : int(inside[0].max()) + 2]
     inside[0] = inside[0] - first
-    for axis in (2, 1, 0):  # the axis that is contiguous in memory is the slowest: it comes while the volume is small
+    for axis in (2, 1):  # the axis that is contiguous in memory is the slowest: it comes while the volume is small
         below = inside[axis].floor().long()
         weight = (inside[axis] - below).float().reshape([-1 if other == axis else 1 for other in range(3)])
         upper = volume.index_select(axis, (below + 1).clamp_(max=volume.shape[axis] - 1))
         volume = torch.lerp(volume.index_select(axis, below).float(), upper.float(), weight)
-    return volume
+    result = torch.empty(len(inside[0]), *volume.shape[1:])
+    for plane, position in zip(result, inside[0].tolist(), strict=True):  # planes are read where they are, not gathered first
+        below = int(position)
+        torch.lerp(volume[below], volume[min(below + 1, len(volume) - 1)], position - below, out=plane)
+    return result
 
 
 def _normalised(positions: Tensor, length: int) -> Tensor:
