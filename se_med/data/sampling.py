@@ -90,8 +90,8 @@ def sample_grid(volume: Tensor, positions: Sequence[Tensor]) -> Tensor:
         volume = torch.lerp(volume.index_select(axis, below).float(), upper.float(), weight)
     result = torch.empty(len(inside[0]), *volume.shape[1:])
     for plane, position in zip(result, inside[0].tolist(), strict=True):  # planes are read where they are, not gathered first
-        below = int(position)
-        torch.lerp(volume[below], volume[min(below + 1, len(volume) - 1)], position - below, out=plane)
+        lower = int(position)
+        torch.lerp(volume[lower], volume[min(lower + 1, volume.shape[0] - 1)], position - lower, out=plane)
     return result
 
 
