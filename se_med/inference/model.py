@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import se_med
@@ -89,7 +89,8 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], config: Config, 
     with replacing(folder / WEIGHTS) as temporary:
         # Cloned where two names share memory, which safetensors refuses.
         # One entry, since safetensors writes several in random order and equal models would not be equal files.
-        save_file(_unshared(tensors), temporary, metadata={METADATA: json.dumps(metadata)})
+        # Not `save_file`, which makes a file that nobody else may read.
+        temporary.write_bytes(save(_unshared(tensors), metadata={METADATA: json.dumps(metadata)}))
     return _model_digest(metadata)
 
 

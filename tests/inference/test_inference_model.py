@@ -43,6 +43,8 @@ def test_equal_models_are_equal_files(tmp_path):
         (tmp_path / name).mkdir()
         save_model(tmp_path / name, make_network(config, plan).state_dict(), config, plan)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "a").iterdir()}
+    assert modes["model.safetensors"] == modes["config.yaml"]  # who may read the run may use its model
 
 
 def test_a_stored_model_comes_back_equal(tmp_path):
