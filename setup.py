@@ -14,7 +14,7 @@ setup(
                 "se_med/fused/loss.c",
                 "se_med/fused/sums.c",
             ],
-            depends=["se_med/fused/vectors.h", "se_med/fused/fold.h"],
+            depends=[f"se_med/fused/{name}.h" for name in ("excite", "exponential", "fold", "map", "passes", "vectors")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp"],
             extra_link_args=["-fopenmp"],
             libraries=["m"],

@@ -1,37 +1,61 @@
-"""Seconds of one training step, and the memory it keeps for the backward pass, of U-Nets with and without attention and kernels.
+"""Seconds of one training step, and the memory it keeps for the backward pass: ours, with every attention block, and the peers'.
 
-All networks take turns in one process, so that whatever else the machine does meets all of them. The median of the rounds is
-reported, and its ratio to the first network of the table. MONAI's DynUNet has the same features, strides and kernels and runs as
-its users run it: float32, contiguous memory.
+A step is forward pass, loss and backward pass. All networks take turns in one process, so that whatever else the machine does
+meets all of them; every block is timed between two steps of the plain network, and its ratio is the median over rounds of its
+time to the mean of these two. The peers have the same features, strides and kernels and run as their users run them: float32,
+contiguous memory, torch's instance norm. A peer that is not installed (``pip install 'se-med[bench]'``) is left out, and the
+table says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from monai.losses.dice import DiceCELoss
-from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 
+from benchmarks._records import write_record
 from se_med.config.experiment import Config
 from se_med.config.training import TrainingConfig
 from se_med.fused import kernels
 from se_med.fused import loss as fused_loss
 from se_med.networks.build import build_network
 from se_med.training.losses import build_loss
-from se_med.training.provenance import machine, software
 
-BLOCKS = (None, "cse", "sse", "scse", "pe", "eca", "cbam")
+BLOCKS = ("cse", "sse", "scse", "pe", "cbam", "eca")
+PLAIN = "plain"
+FASTER = 2.5
+"""How much faster than nnU-Net's network the plain network is meant to be."""
+BARS = {"cse": (1.03, 1.02), "sse": (1.08, 1.02), "scse": (1.08, 1.02), "pe": (1.25, 1.10), "cbam": (1.25, 1.10)}
+"""What a block may cost at most, times the plain network: of time, and of memory kept."""
+
+
+@dataclass
+class Contestant:
+    """A network, how a step of it is made, and what was measured.
+
+    Attributes:
+        forward: makes the loss of a batch.
+        network: the network that it goes through.
+        seconds: of each round.
+        ratios: of its time to that of the plain network beside it, of each round.
+        kept: bytes kept for the backward pass.
+    """
+
+    forward: Callable[[], Tensor]
+    network: nn.Module
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    kept: int = 0
 
 
 @contextmanager
@@ -41,12 +65,13 @@ def without_kernels() -> Any:
         yield
 
 
-def kept_bytes(forward: Callable[[], Tensor]) -> int:
-    """Return the bytes of all storages that a forward pass keeps for the backward pass, its parameters left out."""
+def kept_bytes(forward: Callable[[], Tensor], network: nn.Module | None = None) -> int:
+    """Return the bytes of all storages that a forward pass keeps for the backward pass, parameters left out."""
     storages: dict[int, int] = {}
+    known = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()} if network is not None else set()
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
+        if not isinstance(tensor, nn.Parameter) and tensor.untyped_storage().data_ptr() not in known:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
@@ -73,90 +98,141 @@ def build(block: str | None, features: Sequence[int], stem: Sequence[int]) -> nn
     return build_network(config.network, config.attention, 1, 3, seed=0)
 
 
-def make_contestants(options: argparse.Namespace) -> tuple[dict[str, Callable[[], Tensor]], dict[str, nn.Module]]:
-    """Return, by name, what makes the loss of a batch, and the network it goes through."""
+def with_nnunet(features: Sequence[int]) -> nn.Module:
+    """Return nnU-Net's plain U-Net."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+
+    network: nn.Module = PlainConvUNet(
+        *(1, len(features), list(features), nn.Conv3d, 3, [1] + [2] * (len(features) - 1), 2, 3, 2),
+        conv_bias=True,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+    )
+    return network
+
+
+def with_monai(features: Sequence[int]) -> nn.Module:
+    """Return MONAI's DynUNet."""
+    from monai.networks.nets.dynunet import DynUNet
+
+    steps = [1] + [2] * (len(features) - 1)
+    norm = ("INSTANCE", {"affine": True})
+    network: nn.Module = DynUNet(3, 1, 3, [3] * len(features), steps, steps[1:], filters=list(features), norm_name=norm)
+    return network
+
+
+def make_contestants(options: argparse.Namespace) -> tuple[dict[str, Contestant], dict[str, Contestant], dict[str, str]]:
+    """Return by name our networks, the peers, and the reasons why some are missing."""
     torch.manual_seed(0)
     image = torch.randn(options.batch, 1, *options.patch)
     label = torch.randint(0, 3, (options.batch, 1, *options.patch))
     ours = build_loss(TrainingConfig())
     theirs = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
-    contestants: dict[str, Callable[[], Tensor]] = {}
-    networks: dict[str, nn.Module] = {}
-    for name in options.blocks:
-        network = build(None if name == "None" else name, options.features, options.stem)
-        for kind, context in (("kernels", nullcontext), ("torch", without_kernels)):
 
-            def forward(network: nn.Module = network, context: Any = context) -> Tensor:
-                with context():
-                    with torch.autocast("cpu", torch.bfloat16):
-                        logits = network(image)
-                    return ours(logits, label)
+    def step(network: nn.Module, bf16: bool, loss: Callable[[Tensor, Tensor], Tensor], context: Any = nullcontext) -> Contestant:
+        def forward() -> Tensor:
+            with context():
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    logits = network(image)
+                return loss(logits, label)
 
-            key = f"{'plain' if name == 'None' else name}, bf16, {kind}"
-            contestants[key], networks[key] = forward, network
+        return Contestant(forward, network)
+
+    own = {block: step(build(None if block == PLAIN else block, options.features, options.stem), True, ours)
+           for block in (PLAIN, *options.blocks)}  # fmt: skip
+    others, missing = {"plain, fp32": step(own[PLAIN].network, False, ours)}, {}
+    if options.torch:
+        others |= {f"{block}, by torch": step(own[block].network, True, ours, without_kernels) for block in own}
     if tuple(options.stem) == (1, 1, 1):
-        size, features = [3] * len(options.features), list(options.features)
-        steps = [1] + [2] * (len(features) - 1)
-        dyn = DynUNet(3, 1, 3, size, steps, steps[1:], filters=features, norm_name=("INSTANCE", {"affine": True}))
-        contestants["MONAI DynUNet, fp32"] = lambda: theirs(dyn(image), label)
-        networks["MONAI DynUNet, fp32"] = dyn
-    return contestants, networks
+        for name, make in (("nnU-Net PlainConvUNet, fp32", with_nnunet), ("MONAI DynUNet, fp32", with_monai)):
+            try:
+                others[name] = step(make(options.features), False, theirs)
+            except ImportError as error:
+                missing[name] = f"not installed ({error.name})"
+    else:
+        missing["peers"] = "have no stem: give --stem 1 1 1"
+    return own, others, missing
 
 
-def table(options: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> str:
-    """Return a Markdown table: medians, and their ratio to the first row."""
+def time_step(contestant: Contestant) -> float:
+    """Return the seconds of one step."""
+    start = time.perf_counter()
+    contestant.forward().backward()
+    elapsed = time.perf_counter() - start
+    contestant.network.zero_grad()
+    return elapsed
+
+
+def measure(own: dict[str, Contestant], others: dict[str, Contestant], rounds: int) -> None:
+    """Time all networks in turn, and a round more to warm up."""
+    for contestant in (*own.values(), *others.values()):
+        contestant.kept = kept_bytes(contestant.forward, contestant.network)
+        time_step(contestant)
+    for _ in range(rounds):
+        before = time_step(own[PLAIN])
+        own[PLAIN].seconds.append(before)
+        for name, contestant in own.items():
+            if name == PLAIN:
+                continue
+            contestant.seconds.append(time_step(contestant))
+            after = time_step(own[PLAIN])
+            own[PLAIN].seconds.append(after)
+            contestant.ratios.append(contestant.seconds[-1] / ((before + after) / 2))
+            before = after
+        for contestant in others.values():
+            contestant.seconds.append(time_step(contestant))
+            contestant.ratios.append(contestant.seconds[-1] / before)
+
+
+def table(options: argparse.Namespace, contestants: dict[str, Contestant], missing: dict[str, str]) -> str:
+    """Return a Markdown table: medians, ratios to the plain network, and whether each is within its bar."""
     sizes = {key: "x".join(map(str, getattr(options, key))) for key in ("patch", "stem")}
     lines = [
-        f"patch {sizes['patch']}, batch {options.batch}, features {'-'.join(map(str, options.features))}, stem {sizes['stem']}, "
-        f"{options.threads} threads, median of {options.rounds} rounds",
+        f"Patch {sizes['patch']}, batch {options.batch}, features {'-'.join(map(str, options.features))}, stem {sizes['stem']}, "
+        f"{options.threads} threads, median of {options.rounds} rounds; bf16 and kernels where nothing else is said.",
         "",
-        "| network | s per step | ratio | MB kept | ratio |",
-        "|---|---|---|---|---|",
+        "| network | parameters | s per step | times plain | bar | MB kept | times plain | bar |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    medians = {key: statistics.median(values) for key, values in seconds.items()}
-    first = next(iter(medians))
-    for key, value in medians.items():
-        share = memory[key] / memory[first]
-        lines.append(f"| {key} | {value:.3f} | {value / medians[first]:.2f} | {memory[key] / 1e6:.1f} | {share:.3f} |")
-    return "\n".join(lines) + "\n"
+    plain = contestants[PLAIN]
+    for name, found in contestants.items():
+        share, kept = statistics.median(found.ratios or [1.0]), found.kept / plain.kept
+        bars = BARS.get(name, ())
+        if name.startswith("nnU-Net"):
+            cells = [f"at least {FASTER}, {'met' if share >= FASTER else 'missed'}", ""]
+        else:
+            cells = [f"{bar}, {'met' if value <= bar else 'missed'}" for value, bar in zip((share, kept), bars, strict=False)]
+        time_cell, memory_cell = cells or ("", "")
+        size = sum(parameter.numel() for parameter in found.network.parameters())
+        seconds = statistics.median(found.seconds)
+        lines.append(
+            f"| {name} | {size} | {seconds:.3f} | {share:.3f} | {time_cell} "
+            f"| {found.kept / 1e6:.1f} | {kept:.3f} | {memory_cell} |"
+        )
+    return "\n".join([*lines, *(f"| {name} | {reason} | | | | | | |" for name, reason in missing.items())]) + "\n"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print a Markdown table and write it with its numbers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks train_step", description=__doc__)
     parser.add_argument("--patch", type=int, nargs=3, default=(40, 56, 40))
-    parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128))
-    parser.add_argument("--stem", type=int, nargs=3, default=(2, 2, 2), help="DynUNet is left out unless it is 1 1 1")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--features", type=int, nargs="+", default=(32, 64, 128, 256))
+    parser.add_argument("--stem", type=int, nargs=3, default=(1, 1, 1), help="the peers are left out unless it is 1 1 1")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--blocks", nargs="+", default=[str(block) for block in BLOCKS], help="None is the plain network")
+    parser.add_argument("--blocks", nargs="*", default=BLOCKS)
+    parser.add_argument("--torch", action="store_true", help="also time our networks without kernels")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_step")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    contestants, networks = make_contestants(options)
-    memory = {key: kept_bytes(forward) for key, forward in contestants.items()}
-    seconds: dict[str, list[float]] = {key: [] for key in contestants}
-    for turn in range(options.rounds + 1):
-        for key, forward in contestants.items():
-            start = time.perf_counter()
-            forward().backward()
-            elapsed = time.perf_counter() - start
-            networks[key].zero_grad()
-            if turn:  # the first round warms up
-                seconds[key].append(elapsed)
-    text = table(options, seconds, memory)
-    print(text)
-    git = ["/usr/bin/env", "git", "rev-parse", "--short", "HEAD"]
-    record = {
-        "setting": vars(options) | {"output": None},
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),  # noqa: S603  (fixed)
-        "machine": machine(),
-        "software": software(),
-        "seconds": seconds,
-        "kept_bytes": memory,
+    own, others, missing = make_contestants(options)
+    measure(own, others, options.rounds)
+    contestants = own | others
+    measured = {
+        name: {"seconds": found.seconds, "ratios": found.ratios, "kept": found.kept} for name, found in contestants.items()
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.with_suffix(".md").write_text(text, encoding="utf-8")
-    options.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(options.output, table(options, contestants, missing), vars(options), measured | missing)
     return 0

@@ -10,7 +10,7 @@ from se_med.attention.activations import GATE_FUNCTIONS
 from se_med.attention.gate import at_least_one, hidden_width, one_of, outside_autocast
 from se_med.attention.squeeze import MOMENTS, SQUEEZES, mean
 from se_med.attention.squeezing import SqueezingGate
-from se_med.fused.norm import Gating
+from se_med.fused.norm import Gating, Layers
 
 
 class ChannelGate(SqueezingGate):
@@ -70,8 +70,11 @@ class ChannelGate(SqueezingGate):
         """Return the gate for the fused kernels, which squeeze to means."""
         if self.squeezes != (mean,):
             return None
+        if self.gate_function is GATE_FUNCTIONS["sigmoid"] and self.strength is None:
+            layers = Layers(self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            return Gating("channel", lambda pooled: self.excite(pooled[None]), layers)
         parameters = tuple(self.parameters())
-        return Gating("channel", lambda pooled: self.blended(self.excite(pooled[None])), parameters)
+        return Gating("channel", lambda pooled: self.blended(self.excite(pooled[None])), parameters=parameters)
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""

@@ -51,7 +51,8 @@ class EfficientChannelGate(SqueezingGate):
 
     def gating(self) -> Gating:
         """Return the gate for the fused kernels."""
-        return Gating("channel", lambda pooled: self.blended(outside_autocast(self._excite, pooled)), tuple(self.parameters()))
+        parameters = tuple(self.parameters())
+        return Gating("channel", lambda pooled: self.blended(outside_autocast(self._excite, pooled)), parameters=parameters)
 
     def weigh(self, x: Tensor, source: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the weight of each channel, ``(B, C, 1, 1[, 1])``."""

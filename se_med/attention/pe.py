@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from se_med.attention.gate import CONVOLUTIONS, Gate, hidden_width, wide
-from se_med.fused.lines import WIDEST, LineGating
+from se_med.fused.kernels import WIDEST
+from se_med.fused.lines import LineGating
 
 
 class ProjectExcite(Gate):

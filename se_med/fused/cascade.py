@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from se_med.fused.kernels import FORMATS, Pass, library, memory_format
+from se_med.fused.kernels import FORMATS, library, memory_format, moments
 
 _POINTERS = ("x", "mean", "rstd", "weight", "bias", "gate", "peak", "s", "pooled", "dpooled", "corrections", "dz", "out", "ds")
 
@@ -70,7 +70,7 @@ class _NormCascade(torch.autograd.Function):
     ) -> Tensor:
         x = x.contiguous(memory_format=memory_format(x.ndim - 2))
         weight, bias = weight.detach().float().contiguous(), bias.detach().float().contiguous()
-        mean, rstd = Pass(x, slope).moments(epsilon)
+        mean, rstd = moments(x, epsilon)
         known = {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
         samples, channels, axes, wanted = x.shape[0], x.shape[1], x.shape[2:], any(ctx.needs_input_grad)
         squeezed = torch.empty(samples, 5, channels)

@@ -17,21 +17,31 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 FORMATS = {torch.bfloat16: 0, torch.float32: 1}
 """Number formats that the kernels know."""
-MODES = ("plain", "channel", "spatial", "larger", "sum")
+MODES = ("channel", "spatial", "larger", "sum")
 """How a map is gated; see norm.c."""
+WIDEST = 1024
+"""Units of the widest hidden layer that the kernels have room for."""
 OFF = "SE_MED_NO_KERNELS"
 """Environment variable that turns the kernels off."""
 
-_POINTERS = ("x", "mean", "rstd", "weight", "bias", "gate", "w", "s", "dz", "out", "partial")
+MOMENTS, SLOPES, EXCITE, FORWARD = 1, 2, 4, 8
+"""Steps of ``Pass.forward``; see norm.c."""
+SUMS, CORRECT, EXCITE_BACK, BACKWARD = 1, 2, 4, 8
+"""Steps of ``Pass.backward``; see norm.c."""
+
+_POINTERS = (
+    *("x", "mean", "rstd", "weight", "bias", "slopes", "pooled", "units", "gate", "w1", "b1", "w2", "b2", "w", "s", "dz", "ds"),
+    *("totals", "dunits", "dlogits", "corrections", "out", "partial"),
+)
 
 
 class _Map(ctypes.Structure):
-    """``Map`` of norm.c."""
+    """``Map`` of map.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("samples", "voxels", "channels")),
+        *((name, ctypes.c_int64) for name in ("samples", "voxels", "channels", "hidden")),
         *((name, ctypes.c_int32) for name in ("format", "mode", "threads", "width")),
-        ("slope", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("slope", "epsilon")),
         *((name, ctypes.c_void_p) for name in _POINTERS),
     )
 
@@ -45,15 +55,13 @@ def library() -> ctypes.CDLL | None:
         if path.is_file():
             # torch is loaded by now, and its OpenMP runtime with it: both share one set of threads.
             kernels = ctypes.CDLL(str(path))
-            address, number = ctypes.c_void_p, ctypes.c_float
+            address = ctypes.c_void_p
             kernels.se_med_chunks.argtypes, kernels.se_med_chunks.restype = [ctypes.c_int64], ctypes.c_int64
             kernels.se_med_widest.argtypes, kernels.se_med_widest.restype = [], ctypes.c_int64
             kernels.se_med_most_classes.argtypes, kernels.se_med_most_classes.restype = [], ctypes.c_int64
             kernels.se_med_loss_chunks.argtypes, kernels.se_med_loss_chunks.restype = [ctypes.c_int64], ctypes.c_int64
             kernels.se_med_dice_sums.argtypes, kernels.se_med_dice_gradient.argtypes = [address, address], [address]
-            kernels.se_med_moments.argtypes = [address, number, address, address]
-            kernels.se_med_slopes.argtypes = kernels.se_med_sums.argtypes = [address, address]
-            kernels.se_med_forward.argtypes = kernels.se_med_backward.argtypes = [address]
+            kernels.se_med_norm_forward.argtypes = kernels.se_med_norm_backward.argtypes = [address, ctypes.c_int32]
             kernels.se_med_line_partial.argtypes, kernels.se_med_line_partial.restype = [address], ctypes.c_int64
             kernels.se_med_line_slopes.argtypes, kernels.se_med_line_sums.argtypes = [address, address], [address] * 3
             kernels.se_med_line_forward.argtypes = kernels.se_med_line_backward.argtypes = [address]
@@ -90,78 +98,59 @@ def usable(x: Tensor) -> bool:
 
 
 class Pass:
-    """One pass of the kernels over a map: its shape and buffers, as norm.c expects them.
+    """Passes of the kernels over a map: its shape and buffers, as map.h expects them.
 
     Args:
         x: the map, ``(B, C, *spatial)``, channels last.
         slope: of the activation on negative values.
         mode: one of ``MODES``.
+        epsilon: added to the variance.
         **buffers: the other fields of ``Map``, each contiguous float32 or a channels-last map like ``x``.
 
     On tensors without values nothing is computed.
     """
 
-    def __init__(self, x: Tensor, slope: float, mode: str = "plain", **buffers: Tensor | None) -> None:
+    def __init__(self, x: Tensor, slope: float, mode: str = "channel", epsilon: float = 0.0, **buffers: Tensor | None) -> None:
         kernels = library()
         if kernels is None:
             raise RuntimeError("the kernels are not compiled")
         self.kernels = kernels
-        self.samples, self.channels = x.shape[:2]
-        self.voxels = x.numel() // (self.samples * self.channels)
-        self.buffers = {"x": x}
+        samples, channels = x.shape[:2]
+        voxels = x.numel() // (samples * channels)
+        # Room for the sums of all chunks, of either direction.
+        rows = samples * kernels.se_med_chunks(voxels) * (4 * channels + 1)
+        self.buffers = {"x": x, "partial": torch.empty(rows), **buffers}
+        self.empty = isinstance(x, FakeTensor)
+        if self.empty:
+            return
+        units = buffers.get("units")
         self.map = _Map(
-            samples=self.samples,
-            voxels=self.voxels,
-            channels=self.channels,
+            samples=samples,
+            voxels=voxels,
+            channels=channels,
+            hidden=0 if units is None else units.shape[1],
             format=FORMATS[x.dtype],
             mode=MODES.index(mode),
             threads=torch.get_num_threads(),
             width=kernels.se_med_width(),
             slope=slope,
+            epsilon=epsilon,
+            **{name: buffer.data_ptr() for name, buffer in self.buffers.items() if buffer is not None},
         )
-        for name, buffer in {"x": x, **buffers}.items():
-            if buffer is not None:
-                self._set(name, buffer)
 
-    def moments(self, epsilon: float) -> tuple[Tensor, Tensor]:
-        """Return mean and 1 / sqrt(variance + epsilon) of each channel of each sample, both ``(B, C)`` float32."""
-        self._partial(2 * self.channels)
-        mean, rstd = torch.empty(self.samples, self.channels), torch.empty(self.samples, self.channels)
-        self._run("moments", epsilon, mean, rstd)
-        return mean, rstd
+    def forward(self, steps: int) -> None:
+        """Fill the buffers that the steps ``MOMENTS``, ``SLOPES``, ``EXCITE`` and ``FORWARD`` give."""
+        if not self.empty:
+            self.kernels.se_med_norm_forward(ctypes.addressof(self.map), steps)
 
-    def slopes(self) -> Tensor:
-        """Return sums over voxels of the activation's slope and of slope times normalised x, ``(B, 2, C)``."""
-        self._partial(2 * self.channels)
-        total = torch.empty(self.samples, 2, self.channels)
-        self._run("slopes", total)
-        return total
+    def backward(self, steps: int) -> None:
+        """Fill the buffers that the steps ``SUMS``, ``CORRECT``, ``EXCITE_BACK`` and ``BACKWARD`` give."""
+        if not self.empty:
+            self.kernels.se_med_norm_backward(ctypes.addressof(self.map), steps)
 
-    def forward(self) -> None:
-        """Fill ``out`` with the gated map, and ``s`` with the voxel gates where the mode has them."""
-        self._run("forward")
 
-    def sums(self) -> Tensor:
-        """Return sums over voxels of the gradients, ``(B, 4 C + 1)``: du, du times normalised x, gate, w, w0."""
-        self._partial(4 * self.channels + 1)
-        total = torch.empty(self.samples, 4 * self.channels + 1)
-        self._run("sums", total)
-        return total
-
-    def backward(self, corrections: Tensor) -> None:
-        """Fill ``out`` with the gradient of ``x``; ``corrections`` is ``(B, 3, C)`` float32, see norm.c."""
-        self._set("partial", corrections)
-        self._run("backward")
-
-    def _partial(self, width: int) -> None:
-        self._set("partial", torch.empty(self.samples * self.kernels.se_med_chunks(self.voxels) * width))
-
-    def _set(self, name: str, buffer: Tensor) -> None:
-        self.buffers[name] = buffer
-        if not isinstance(buffer, FakeTensor):
-            setattr(self.map, name, buffer.data_ptr())
-
-    def _run(self, kernel: str, *arguments: float | Tensor) -> None:
-        if not isinstance(self.buffers["x"], FakeTensor):
-            addresses = (argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments)
-            getattr(self.kernels, f"se_med_{kernel}")(ctypes.addressof(self.map), *addresses)
+def moments(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return mean and 1 / sqrt(variance + epsilon) of each channel of each sample, both ``(B, C)`` float32."""
+    mean, rstd = torch.empty(x.shape[:2]), torch.empty(x.shape[:2])
+    Pass(x, 0.0, epsilon=epsilon, mean=mean, rstd=rstd).forward(MOMENTS)
+    return mean, rstd

@@ -14,11 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from se_med.fused.kernels import FORMATS, Pass, library, memory_format
+from se_med.fused.kernels import FORMATS, library, memory_format, moments
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
-WIDEST = 1024
-"""Units of the widest hidden layer that lines.c has room for."""
 _POINTERS = ("x", "mean", "rstd", "weight", "bias", "p", "w", "b", "corrections", "squeezed", "dz", "out", "partial")
 
 
@@ -76,7 +74,7 @@ class _NormLines(torch.autograd.Function):
     ) -> Tensor:
         x = x.contiguous(memory_format=memory_format(x.ndim - 2))
         weight, bias = weight.detach().float().contiguous(), bias.detach().float().contiguous()
-        mean, rstd = Pass(x, slope).moments(epsilon)
+        mean, rstd = moments(x, epsilon)
         w, b = w2.detach().float().flatten(1).t().contiguous(), b2.detach().float().contiguous()
         known = {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias, "w": w, "b": b}
         axes = tuple(x.shape[2:])

@@ -1,4 +1,4 @@
-/* Instance norm, activation and gate of a U-Net's maps in one pass over channels-last memory.
+/* Instance norm, activation and gate of a U-Net's maps in few passes over channels-last memory.
  *
  * Every map is (samples, voxels, channels), the channels of a voxel side by side. For a voxel v and a channel c of one sample
  *
@@ -6,252 +6,37 @@
  *
  * and, with channel gates g[c] and voxel gates s[v] = sigmoid(sum_c w[c] y[c] + w0),
  *
- *     z = y,  g y,  s y,  max(g y, s y)  or  g y + s y.
+ *     z = g y,  s y,  max(g y, s y)  or  g y + s y.
  *
- * Only x, the two statistics and s are needed to go back: y is computed again. Sums over voxels are formed in chunks of fixed
- * size that are added in order, so that no result depends on the number of threads. All arithmetic is float32, sums of chunks
- * float64. Nothing here allocates: the caller passes all buffers.
+ * Without a gate g is 1. Only x, the two statistics and s are needed to go back: y is computed again. Sums over voxels are formed
+ * in chunks of fixed size that are added in order, so that no result depends on the number of threads. All arithmetic is float32,
+ * sums of chunks float64. Nothing here allocates: the caller passes all buffers.
+ *
+ * The passes over a sample follow each other while its map is in the cache; samples are taken together only where they are small.
  */
 #include <math.h>
 
-#include "fold.h"
-#include "vectors.h"
+#include "excite.h"
+#include "map.h"
+#include "passes.h"
 
-#define CHUNK 1024         /* voxels whose sums are formed together */
-#define WIDEST 1024        /* channels of the widest map */
+#define NEAR (1 << 19)     /* bytes of maps that a core keeps near */
 
-enum { PLAIN = 0, CHANNEL = 1, SPATIAL = 2, LARGER = 3, SUM = 4 };
-
-typedef struct {
-    int64_t samples, voxels, channels;
-    int32_t format, mode, threads, width;           /* width: of the vectors, see se_med_width */
-    float slope;
-    const void *x;                                  /* (samples, voxels, channels) */
-    const float *mean, *rstd;                       /* (samples, channels) */
-    const float *weight, *bias;                     /* (channels) */
-    const float *gate;                              /* (samples, channels), channel gates */
-    const float *w;                                 /* (channels), and w0 behind them: the voxel gates' weights */
-    float *s;                                       /* (samples, voxels), voxel gates */
-    const void *dz;                                 /* (samples, voxels, channels) */
-    void *out;                                      /* (samples, voxels, channels): z, or d loss / d x */
-    float *partial;                                 /* sums of each chunk; see the functions */
-} Map;
-
-/* Where a sample's chunk lies. */
-typedef struct { int64_t sample, first, last; } Chunk;
-
-static Chunk chunk_at(const Map *m, int64_t number) {
-    int64_t chunks = (m->voxels + CHUNK - 1) / CHUNK;
-    Chunk chunk = { number / chunks, (number % chunks) * CHUNK, 0 };
-    chunk.last = chunk.first + CHUNK < m->voxels ? chunk.first + CHUNK : m->voxels;
-    return chunk;
-}
-
-/* Sums of x - origin and of its square, where the origin is the sample's first voxel: the variance then loses no digits. */
-INLINE void moments_of(const Map *m, int64_t number, int format) {
-    Chunk at = chunk_at(m, number);
-    int64_t channels = m->channels, base = at.sample * m->voxels;
-    float x[WIDEST], origin[WIDEST], first[WIDEST], second[WIDEST];
-    load(origin, m->x, base * channels, channels, format);
-    memset(first, 0, sizeof(float) * (size_t)channels);
-    memset(second, 0, sizeof(float) * (size_t)channels);
-    for (int64_t v = at.first; v < at.last; v++) {
-        load(x, m->x, (base + v) * channels, channels, format);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float away = x[c] - origin[c];
-            first[c] += away;
-            second[c] += away * away;
-        }
-    }
-    float *row = m->partial + number * 2 * channels;
-    memcpy(row, first, sizeof(float) * (size_t)channels);
-    memcpy(row + channels, second, sizeof(float) * (size_t)channels);
-}
-
-/* Sums of the activation's slope and of slope times xhat: what the mean of y is made of, and its gradient. */
-INLINE void slopes_of(const Map *m, int64_t number, int format) {
-    Chunk at = chunk_at(m, number);
-    const float slope = m->slope;
-    int64_t channels = m->channels, base = at.sample * m->voxels;
-    const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
-    float x[WIDEST], a[WIDEST], b[WIDEST], first[WIDEST], second[WIDEST];
-    fold(channels, m->weight, m->bias, mean, rstd, a, b);
-    memset(first, 0, sizeof(float) * (size_t)channels);
-    memset(second, 0, sizeof(float) * (size_t)channels);
-    for (int64_t v = at.first; v < at.last; v++) {
-        load(x, m->x, (base + v) * channels, channels, format);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float times = a[c] * x[c] + b[c] > 0 ? 1.0f : slope;
-            first[c] += times;
-            second[c] += times * (x[c] - mean[c]) * rstd[c];
-        }
-    }
-    float *row = m->partial + number * 2 * channels;
-    memcpy(row, first, sizeof(float) * (size_t)channels);
-    memcpy(row + channels, second, sizeof(float) * (size_t)channels);
-}
-
-INLINE void forward_of(const Map *m, int64_t number, int format, int mode) {
-    Chunk at = chunk_at(m, number);
-    const float slope = m->slope;
-    int64_t channels = m->channels, base = at.sample * m->voxels;
-    const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
-    const float *w = m->w, *gate = m->gate + at.sample * channels;
-    float a[WIDEST], b[WIDEST], y[WIDEST];
-    fold(channels, m->weight, m->bias, mean, rstd, a, b);
-    for (int64_t v = at.first; v < at.last; v++) {
-        load(y, m->x, (base + v) * channels, channels, format);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float u = a[c] * y[c] + b[c];
-            y[c] = u > 0 ? u : slope * u;
-        }
-        float s = 0;
-        if (mode >= SPATIAL) {
-            float logit = 0;
-#pragma omp simd reduction(+ : logit)
-            for (int64_t c = 0; c < channels; c++) logit += w[c] * y[c];
-            s = 1.0f / (1.0f + expf(-(logit + w[channels])));
-            m->s[base + v] = s;
-        }
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            if (mode == CHANNEL) y[c] *= gate[c];
-            if (mode == SPATIAL) y[c] *= s;
-            if (mode == LARGER) y[c] *= (y[c] > 0) == (gate[c] > s) ? gate[c] : s;
-            if (mode == SUM) y[c] *= gate[c] + s;
-        }
-        store(m->out, y, (base + v) * channels, channels, format);
-    }
-}
-
-/* The factor on y at one voxel and channel, and the share of the channel gate in its gradient (half where both are equal). */
-INLINE float factor(int mode, float y, float gate, float s, float *share) {
-    if (mode == CHANNEL) return *share = 1, gate;
-    if (mode == SPATIAL) return *share = 0, s;
-    if (mode == SUM) return *share = 1, gate + s;
-    if (mode == LARGER) {
-        float apart = y * (gate - s);
-        *share = apart > 0 ? 1.0f : apart < 0 ? 0.0f : 0.5f;
-        return *share * gate + (1 - *share) * s;
-    }
-    return *share = 0, 1;
-}
-
-/* Rows of partial sums: du, du xhat, d gate, d w, and one number, d w0; what a mode does not have is 0. */
-INLINE void sums_of(const Map *m, int64_t number, int format, int mode) {
-    Chunk at = chunk_at(m, number);
-    const float slope = m->slope;
-    int64_t channels = m->channels, base = at.sample * m->voxels;
-    size_t bytes = sizeof(float) * (size_t)channels;
-    const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
-    const float *w = m->w, *gate = m->gate + at.sample * channels;
-    float a[WIDEST], b[WIDEST], x[WIDEST], y[WIDEST], d[WIDEST], du[WIDEST], duxhat[WIDEST], dgate[WIDEST], dw[WIDEST], dw0 = 0;
-    fold(channels, m->weight, m->bias, mean, rstd, a, b);
-    memset(du, 0, bytes);
-    memset(duxhat, 0, bytes);
-    memset(dgate, 0, bytes);
-    memset(dw, 0, bytes);
-    for (int64_t v = at.first; v < at.last; v++) {
-        load(x, m->x, (base + v) * channels, channels, format);
-        load(d, m->dz, (base + v) * channels, channels, format);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float u = a[c] * x[c] + b[c];
-            y[c] = u > 0 ? u : slope * u;
-        }
-        float dlogit = 0;
-        if (mode != PLAIN) {
-            float s = mode >= SPATIAL ? m->s[base + v] : 0, ds = 0;
-#pragma omp simd reduction(+ : ds)
-            for (int64_t c = 0; c < channels; c++) {
-                float share, times = factor(mode, y[c], gate[c], s, &share);
-                float dtimes = d[c] * y[c];
-                dgate[c] += share * dtimes;
-                ds += (mode == SUM ? 1.0f : 1.0f - share) * dtimes;
-                d[c] *= times;
-            }
-            if (mode >= SPATIAL) dlogit = ds * s * (1 - s);
-            dw0 += dlogit;
-        }
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            if (mode >= SPATIAL) {
-                dw[c] += dlogit * y[c];
-                d[c] += dlogit * w[c];
-            }
-            float inner = (a[c] * x[c] + b[c] > 0 ? 1.0f : slope) * d[c];
-            du[c] += inner;
-            duxhat[c] += inner * (x[c] - mean[c]) * rstd[c];
-        }
-    }
-    float *row = m->partial + number * (4 * channels + 1);
-    memcpy(row, du, bytes);
-    memcpy(row + channels, duxhat, bytes);
-    memcpy(row + 2 * channels, dgate, bytes);
-    memcpy(row + 3 * channels, dw, bytes);
-    row[4 * channels] = dw0;
-}
-
-/* d loss / d x. partial holds per sample: means of du and du xhat, and the gradient that reaches every y through the squeeze. */
-INLINE void backward_of(const Map *m, int64_t number, int format, int mode) {
-    Chunk at = chunk_at(m, number);
-    const float slope = m->slope;
-    int64_t channels = m->channels, base = at.sample * m->voxels;
-    const float *mean = m->mean + at.sample * channels, *rstd = m->rstd + at.sample * channels;
-    const float *w = m->w, *gate = m->gate + at.sample * channels, *row = m->partial + at.sample * 3 * channels;
-    const float *mean_du = row, *mean_duxhat = row + channels, *squeezed = row + 2 * channels;
-    float a[WIDEST], b[WIDEST], x[WIDEST], y[WIDEST], d[WIDEST];
-    fold(channels, m->weight, m->bias, mean, rstd, a, b);
-    for (int64_t v = at.first; v < at.last; v++) {
-        load(x, m->x, (base + v) * channels, channels, format);
-        load(d, m->dz, (base + v) * channels, channels, format);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float u = a[c] * x[c] + b[c];
-            y[c] = u > 0 ? u : slope * u;
-        }
-        if (mode != PLAIN) {
-            float s = mode >= SPATIAL ? m->s[base + v] : 0, dlogit = 0;
-            if (mode >= SPATIAL) {
-                float ds = 0;
-#pragma omp simd reduction(+ : ds)
-                for (int64_t c = 0; c < channels; c++) {
-                    float share;
-                    factor(mode, y[c], gate[c], s, &share);
-                    ds += (mode == SUM ? 1.0f : 1.0f - share) * d[c] * y[c];
-                }
-                dlogit = ds * s * (1 - s);
-            }
-#pragma omp simd
-            for (int64_t c = 0; c < channels; c++) {
-                float share;
-                d[c] = d[c] * factor(mode, y[c], gate[c], s, &share) + squeezed[c];
-                if (mode >= SPATIAL) d[c] += dlogit * w[c];
-            }
-        }
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float inner = (a[c] * x[c] + b[c] > 0 ? 1.0f : slope) * d[c];
-            d[c] = a[c] * (inner - mean_du[c] - (x[c] - mean[c]) * rstd[c] * mean_duxhat[c]);
-        }
-        store(m->out, d, (base + v) * channels, channels, format);
-    }
-}
+/* What a call does, one after the other. */
+enum { MOMENTS = 1, SLOPES = 2, EXCITE = 4, FORWARD = 8 };
+enum { SUMS = 1, CORRECT = 2, EXCITE_BACK = 4, BACKWARD = 8 };
 
 #define MODES(name, m, number, format)                                                      \
     switch (m->mode) {                                                                      \
-        case CHANNEL: name##_of(m, number, format, CHANNEL); break;                         \
         case SPATIAL: name##_of(m, number, format, SPATIAL); break;                         \
         case LARGER: name##_of(m, number, format, LARGER); break;                           \
         case SUM: name##_of(m, number, format, SUM); break;                                 \
-        default: name##_of(m, number, format, PLAIN);                                       \
+        default: name##_of(m, number, format, CHANNEL);                                       \
     }
 #define FORMATS_AND_MODES(name, m, number)                                                  \
     if (m->format == BFLOAT16) MODES(name, m, number, BFLOAT16)                             \
     else MODES(name, m, number, FLOAT32)
+#define ONCE(name, m, number) name##_of(m, number);
 
 /* 3 with 512 bit vectors, 2 with 256 bit, 1 for any other processor. */
 int32_t se_med_width(void) {
@@ -268,63 +53,118 @@ KERNEL(slopes, Map, FORMATS)
 KERNEL(forward, Map, FORMATS_AND_MODES)
 KERNEL(sums, Map, FORMATS_AND_MODES)
 KERNEL(backward, Map, FORMATS_AND_MODES)
-
-static int64_t chunks_of(const Map *m) { return (m->voxels + CHUNK - 1) / CHUNK; }
-
-#define OVER_CHUNKS(kernel)                                                                 \
-    int64_t chunks = m->samples * chunks_of(m);                                             \
-    _Pragma("omp parallel for schedule(static) num_threads(m->threads)")                    \
-    for (int64_t number = 0; number < chunks; number++) kernel(m, number);
+KERNEL(excite, Map, ONCE)
+KERNEL(excite_back, Map, ONCE)
 
 int64_t se_med_chunks(int64_t voxels) { return (voxels + CHUNK - 1) / CHUNK; }
 int64_t se_med_widest(void) { return WIDEST; }
 
-/* Add what the chunks of a sample have, in order. total is (samples, width). */
-static void add_up(const Map *m, int64_t width, float *total) {
-    int64_t chunks = chunks_of(m);
-    for (int64_t sample = 0; sample < m->samples; sample++)
-        for (int64_t c = 0; c < width; c++) {
-            double sum = 0;
-            for (int64_t chunk = 0; chunk < chunks; chunk++) sum += m->partial[(sample * chunks + chunk) * width + c];
-            total[sample * width + c] = (float)sum;
+/* mean and rstd of a sample, from what its chunks have. */
+static void finish_moments(const Map *m, int64_t sample) {
+    const int64_t chunks = chunks_of(m), channels = m->channels;
+    const float *rows = m->partial + sample * chunks * 2 * channels;
+    for (int64_t c = 0; c < channels; c++) {
+        double first = 0, second = 0;
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+            first += rows[chunk * 2 * channels + c];
+            second += rows[chunk * 2 * channels + channels + c];
         }
+        float origin = value(m->x, sample * m->voxels * channels + c, m->format);
+        double away = first / (double)m->voxels, variance = second / (double)m->voxels - away * away;
+        m->mean[sample * channels + c] = (float)(origin + away);
+        m->rstd[sample * channels + c] = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + m->epsilon));
+    }
 }
 
-/* mean and rstd, (samples, channels), from x. */
-void se_med_moments(const Map *m, float epsilon, float *mean, float *rstd) {
-    { OVER_CHUNKS(moments) }
-    int64_t chunks = chunks_of(m), channels = m->channels;
-    for (int64_t sample = 0; sample < m->samples; sample++)
-#pragma omp simd
+/* Add what the chunks of a sample have, in order. */
+static void add_up(const Map *m, int64_t sample, int64_t width, float *total) {
+    const int64_t chunks = chunks_of(m);
+    const float *rows = m->partial + sample * chunks * width;
+    for (int64_t c = 0; c < width; c++) {
+        double sum = 0;
+        for (int64_t chunk = 0; chunk < chunks; chunk++) sum += rows[chunk * width + c];
+        total[c] = (float)sum;
+    }
+}
+
+static void finish_slopes(const Map *m, int64_t sample, int32_t steps) {
+    const int64_t channels = m->channels;
+    float *total = m->slopes + sample * 2 * channels;
+    add_up(m, sample, 2 * channels, total);
+    for (int64_t c = 0; c < channels; c++) total[channels + c] *= m->rstd[sample * channels + c];
+    if (steps & EXCITE) excite(m, sample);
+}
+
+static void finish_sums(const Map *m, int64_t sample, int32_t steps) {
+    const int64_t channels = m->channels;
+    const float *gate = m->gate + sample * channels, *rstd = m->rstd + sample * channels;
+    float *du = m->totals + sample * (4 * channels + 1), *duxhat = du + channels, *dgate = duxhat + channels;
+    add_up(m, sample, 4 * channels + 1, du);
+    for (int64_t c = 0; c < channels; c++) {
+        duxhat[c] *= rstd[c];
+        if (m->mode != CHANNEL) continue;
+        dgate[c] = m->weight[c] * duxhat[c] + m->bias[c] * du[c];
+        du[c] *= gate[c];
+        duxhat[c] *= gate[c];
+    }
+    if (!(steps & CORRECT)) return;
+    float *row = m->corrections + sample * 3 * channels, *squeezed = row + 2 * channels;
+    if (steps & EXCITE_BACK) {
+        const float *slopes = m->slopes + sample * 2 * channels;
+        excite_back(m, sample);
         for (int64_t c = 0; c < channels; c++) {
-            double first = 0, second = 0;
-            for (int64_t chunk = 0; chunk < chunks; chunk++) {
-                const float *row = m->partial + (sample * chunks + chunk) * 2 * channels;
-                first += row[c];
-                second += row[channels + c];
-            }
-            int64_t at = sample * m->voxels * channels + c;
-            float origin = m->format == BFLOAT16 ? widen(((const uint16_t *)m->x)[at]) : ((const float *)m->x)[at];
-            double away = first / (double)m->voxels, variance = second / (double)m->voxels - away * away;
-            mean[sample * channels + c] = (float)(origin + away);
-            rstd[sample * channels + c] = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + epsilon));
+            du[c] += squeezed[c] * slopes[c];
+            duxhat[c] += squeezed[c] * slopes[channels + c];
         }
+    } else {
+        memset(squeezed, 0, sizeof(float) * (size_t)channels);
+    }
+    for (int64_t c = 0; c < channels; c++) {
+        row[c] = du[c] / (float)m->voxels;
+        row[channels + c] = duxhat[c] / (float)m->voxels;
+    }
 }
 
-/* total: (samples, 2, channels), sums of the activation's slope and of slope times xhat. */
-void se_med_slopes(const Map *m, float *total) {
-    { OVER_CHUNKS(slopes) }
-    add_up(m, 2 * m->channels, total);
+/* Samples that are taken together: so many that every core has its part of them near, but at least one. */
+static int64_t group_of(const Map *m) {
+    int64_t bytes = m->voxels * m->channels * (m->format == BFLOAT16 ? 2 : 4), many = (int64_t)m->threads * NEAR / bytes;
+    return many > 1 ? many : 1;
 }
 
-/* out: z; s: voxel gates, where the mode has them. */
-void se_med_forward(const Map *m) { OVER_CHUNKS(forward) }
+#define OVER(first, last, call)                                                             \
+    _Pragma("omp for schedule(static)")                                                     \
+    for (int64_t number = first; number < last; number++) call;
+#define GROUPS(body)                                                                        \
+    const int64_t chunks = chunks_of(m), group = group_of(m);                               \
+    _Pragma("omp parallel num_threads(m->threads)")                                         \
+    for (int64_t from = 0; from < m->samples; from += group) {                              \
+        const int64_t to = from + group < m->samples ? from + group : m->samples;           \
+        body                                                                                \
+    }
 
-/* total: (samples, 4 channels + 1), sums of du, du xhat, d gate, d w, and d w0. */
-void se_med_sums(const Map *m, float *total) {
-    { OVER_CHUNKS(sums) }
-    add_up(m, 4 * m->channels + 1, total);
+/* The steps MOMENTS (mean and rstd), SLOPES (slopes), EXCITE (with SLOPES: pooled, units and gate) and FORWARD (s and out). */
+void se_med_norm_forward(const Map *m, int32_t steps) {
+    GROUPS(
+        if (steps & MOMENTS) {
+            OVER(from * chunks, to * chunks, moments(m, number))
+            OVER(from, to, finish_moments(m, number))
+        }
+        if (steps & SLOPES) {
+            OVER(from * chunks, to * chunks, slopes(m, number))
+            OVER(from, to, finish_slopes(m, number, steps))
+        }
+        if (steps & FORWARD) { OVER(from * chunks, to * chunks, forward(m, number)) }
+    )
 }
 
-/* out: d loss / d x; partial: (samples, 3, channels), means of du and du xhat, gradient through the squeeze at each voxel. */
-void se_med_backward(const Map *m) { OVER_CHUNKS(backward) }
+/* The steps SUMS (totals, ds), with it CORRECT (corrections; totals of du and du xhat with what comes through the squeeze) and
+ * EXCITE_BACK (dlogits, dunits), and BACKWARD (out). */
+void se_med_norm_backward(const Map *m, int32_t steps) {
+    GROUPS(
+        if (steps & SUMS) {
+            OVER(from * chunks, to * chunks, sums(m, number))
+            OVER(from, to, finish_sums(m, number, steps))
+        }
+        if (steps & BACKWARD) { OVER(from * chunks, to * chunks, backward(m, number)) }
+    )
+}

@@ -19,6 +19,16 @@ INLINE uint16_t narrow(float value) { /* to the nearest, ties to even; NaN stays
     return (uint16_t)(value != value ? 0x7fc0u : rounded);
 }
 
+/* One number of a map. */
+INLINE float value(const void *from, int64_t at, int format) {
+    return format == BFLOAT16 ? widen(((const uint16_t *)from)[at]) : ((const float *)from)[at];
+}
+
+INLINE void put(void *to, int64_t at, float number, int format) {
+    if (format == BFLOAT16) ((uint16_t *)to)[at] = narrow(number);
+    else ((float *)to)[at] = number;
+}
+
 INLINE void load(float *to, const void *from, int64_t at, int64_t count, int format) {
     if (format == BFLOAT16) {
         const uint16_t *source = (const uint16_t *)from + at;

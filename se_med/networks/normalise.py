@@ -46,5 +46,6 @@ def _slope(activation: nn.Module | None) -> float | None:
 
 
 def _is_watched(gate: Gate) -> bool:
-    """Return whether somebody wants to see the gate's own call, or has replaced it: it does not happen when it is fused."""
-    return bool(gate._forward_hooks or gate._forward_pre_hooks or "forward" in vars(gate))
+    """Return whether somebody wants to see the calls of the gate or its parts, or has replaced it: fused, they do not happen."""
+    watched = any(module._forward_hooks or module._forward_pre_hooks for module in gate.modules())
+    return watched or "forward" in vars(gate)
