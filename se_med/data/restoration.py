@@ -6,8 +6,6 @@ memory does not grow with classes times volume.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -47,17 +45,19 @@ class Restoration:
         """Return the first prepared plane that is needed from a plane of the volume on."""
         return int(self.lower[plane]) if plane < self.planes else self.grids.shape[self.axis]
 
-    def read(self, prepared: Callable[[slice], Tensor], planes: slice) -> Tensor:
+    def needed(self, planes: slice) -> slice:
+        """Return the prepared planes that some planes of the volume, with start and stop, are read from."""
+        return slice(int(self.lower[planes.start]), int(self.upper[planes.stop - 1]) + 1)
+
+    def read(self, values: Tensor, planes: slice) -> Tensor:
         """Return some planes of the volume, float32, axes in RAS order.
 
         Args:
-            prepared: gives planes of one output on the prepared grid, as (X, Y, Z) that is short along the axis.
+            values: of one output, those prepared planes that are `needed`: (X, Y, Z), short along the axis.
             planes: of the volume; start and stop are given.
         """
-        first, after = int(self.lower[planes.start]), int(self.upper[planes.stop - 1]) + 1
-        values = prepared(slice(first, after))
         if not self.grids.resampled:
             return values.float()
         positions = list(self.positions)
-        positions[self.axis] = positions[self.axis][planes] - first
+        positions[self.axis] = positions[self.axis][planes] - self.needed(planes).start
         return sample_grid(values, positions)

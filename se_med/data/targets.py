@@ -21,7 +21,13 @@ from se_med.fused.sums import raise_highest
 
 
 class Target(Protocol):
-    """What the outputs of a network stand for. Outputs are the first axis of every tensor, `(outputs, *S)`."""
+    """What the outputs of a network stand for. Outputs are the first axis of every tensor, `(outputs, *S)`.
+
+    Attributes:
+        exclusive: whether the class of a voxel is the index of its highest output.
+    """
+
+    exclusive: bool
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probability of each output, `(outputs, *S)`."""
@@ -42,6 +48,8 @@ class Target(Protocol):
 
 class Exclusive:
     """Outputs of structures that exclude each other, background first: softmax, and the highest wins, ties the lower class."""
+
+    exclusive = True
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the softmax."""
@@ -67,6 +75,8 @@ class Regions:
     Args:
         structures: the regions with their label values.
     """
+
+    exclusive = False
 
     def __init__(self, structures: Structures) -> None:
         self.table = class_table(structures)

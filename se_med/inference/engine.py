@@ -6,8 +6,10 @@ groups (other spacings or patches) keep step with one another, and are averaged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -40,9 +42,20 @@ class Branch:
             self.stream.advance()
         return ready
 
-    def read(self, output: int, planes: slice) -> Tensor:
-        """Return planes of the volume, in RAS order, of one output."""
-        return self.restoration.read(lambda prepared: self.stream.planes.read(output, prepared), planes)
+    def read(self, planes: slice) -> Iterator[Tensor]:
+        """Yield planes of the volume, in RAS order, of one output after the other."""
+        for values in self.stream.read(self.restoration.needed(planes)):
+            yield self.restoration.read(values, planes)
+
+    @property
+    def direct(self) -> bool:
+        """Whether the highest sum of a prepared voxel is the class of a voxel of the volume: nothing is done in between."""
+        return not self.restoration.grids.resampled and len(self.stream.passes) == 1 and self.stream.target.exclusive
+
+    def voxels(self, most: int) -> int:
+        """Return how many voxels of the volume may be read at once, if neither these nor the prepared ones are to be more."""
+        grids = self.restoration.grids
+        return int(most * min(1.0, math.prod(grids.oriented) / math.prod(grids.shape)))
 
     def release(self, done: int) -> None:
         """Forget what only the first `done` planes needed."""
@@ -96,15 +109,20 @@ def run(
         np.empty(grids.oriented, np.float16) if entropy and several else None,
     )
     alone = len(branches) == 1 and not probabilities and entropy is None
+    most = min(branch.voxels(SLAB_VOXELS // (1 if alone else 8)) for branch in branches)
     done, planes = 0, grids.oriented[axis]
     while done < planes:
         ready = min(branch.advance(done) for branch in branches)
-        for slab in slabs(grids.oriented, axis, done, ready, SLAB_VOXELS // (1 if alone else 8)):
-            where = (slice(None),) * axis + (slab,)
-            if alone:
-                maps.classes[where] = target.choose(branches[0].read(index, slab) for index in range(outputs)).numpy()
-            else:
-                _average(branches, target, outputs, slab, where, maps, entropy)
+        if alone and branches[0].direct:
+            classes = torch.from_numpy(maps.classes).narrow(axis, done, ready - done)
+            branches[0].stream.planes.choose(slice(done, ready), classes)
+        else:
+            for slab in slabs(grids.oriented, axis, done, ready, most):
+                where = (slice(None),) * axis + (slab,)
+                if alone:
+                    maps.classes[where] = target.choose(branches[0].read(slab)).numpy()
+                else:
+                    _average(branches, target, outputs, slab, where, maps, entropy)
         for branch in branches:
             branch.release(ready)
         done = ready
@@ -120,8 +138,7 @@ def logits_of(stream: WindowStream, outputs: int) -> Tensor:
         stream.advance()
         ready = planes.finished
         if ready > done:
-            for index in range(outputs):
-                logits[index].narrow(tiling.axis, done, ready - done).copy_(planes.read(index, slice(done, ready)))
+            logits.narrow(1 + tiling.axis, done, ready - done).copy_(stream.read(slice(done, ready)))
             planes.release(ready)
             done = ready
     return logits
@@ -140,13 +157,14 @@ def _average(
     mean: Tensor | None = None
     own: Tensor | None = None  # mean of the passes' own entropies
     for branch in branches:
-        logits = torch.stack([branch.read(index, planes) for index in range(outputs)])
+        values = branch.read(planes)
+        logits = torch.stack(list(islice(values, outputs)))
         if len(branches) == 1:  # exactly as without maps
             maps.classes[where] = target.choose(iter(logits)).numpy()
         probability = target.probabilities(logits).mul_(branch.share)
         if maps.disagreement is not None and entropy is not None:
             single = branch.stream.entropy is None
-            part = entropy(probability / branch.share) if single else branch.read(outputs, planes).clamp(0, 1)
+            part = entropy(probability / branch.share) if single else next(values).clamp(0, 1)
             own = part * branch.share if own is None else own.add_(part, alpha=branch.share)
         mean = probability if mean is None else mean.add_(probability)
     if mean is None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from se_med.data.grids import SLAB_VOXELS, Grids
+from se_med.inference.planes import HELD
 from se_med.inference.tiling import Tiling
 
 GIB = 2**30
@@ -55,7 +56,9 @@ class Work:
         voxels = batch * math.prod(self.tiling.window)
         # Logits, where there are several passes the probabilities of one and of all, and the windows' image.
         copies = 1 if self.passes == 1 else 3
-        return voxels * (WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels))
+        waiting = min(HELD, self.tiling.count) if self.tiling.count > 1 else 0
+        held = FLOAT * self.outputs * math.prod(self.tiling.window) * waiting
+        return held + voxels * (WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels))
 
     @property
     def sum_bytes(self) -> int:
@@ -83,7 +86,7 @@ def needed_bytes(works: Sequence[Work], *, read: bool, outputs: int, maps: int, 
     prepared = sum(work.prepared_bytes for work in works) if read else 0
     oriented = FLOAT * first.channels * voxels if read and any(work.grids.resampled for work in works) else 0
     kept = voxels * (1 + outputs + 2 * maps)  # classes, and what is asked for
-    slab = FLOAT * min(SLAB_VOXELS, voxels) * (6 + (2 * first.outputs if outputs or maps or len(works) > 1 else 0))
+    slab = FLOAT * min(SLAB_VOXELS, voxels) * (6 + first.outputs * (3 if outputs or maps or len(works) > 1 else 1))
     windows = sum(work.sum_bytes for work in works) + max(work.window_bytes for work in works)
     labels = voxels * (2 + (6 if corrected else 0))  # label values in both orders; components are numbered with 4 bytes
     return int(native + max(prepared + oriented, prepared + kept + slab + windows, kept + labels))

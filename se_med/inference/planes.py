@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from se_med.errors import RunError
-from se_med.fused.sums import add_window
+from se_med.fused.sums import Part, add_windows, highest_mean, mean_outputs
 from se_med.inference.tiling import Tiling
+
+HELD = 4
+"""Windows behind one another that are held back, to be added together: sums are moved through memory fewer times."""
 
 
 class Planes:
-    """The network's outputs for as many planes as windows are at work on, one value per output and voxel.
+    """The network's outputs for as many planes as windows are at work on: one value per output and voxel.
 
-    Planes count from the first one of the sums' grid (see `Tiling`) in `add`, `finish`; from the volume's first one in `read`,
-    `release` and `finished`.
+    Planes count from the first one of the sums' grid (see `Tiling`) in `add` and `finish`; from the volume's first one in `read`,
+    `choose`, `release` and `finished`. A plane that is forgotten makes room for the one that follows the last, so that nothing
+    is ever moved.
 
     Args:
         outputs: outputs of the network, and further maps.
-        tiling: the windows. Where they overlap, outputs are divided by the sum of weights when planes are finished.
+        tiling: the windows. Where they overlap, outputs are divided by the sum of weights when planes are read.
+        precision: the arithmetic of the network, for messages.
     """
 
-    def __init__(self, outputs: int, tiling: Tiling) -> None:
-        self.outputs = outputs
-        self.tiling = tiling
+    def __init__(self, outputs: int, tiling: Tiling, precision: str) -> None:
+        self.outputs, self.tiling, self.precision = outputs, tiling, precision
         self.axis = tiling.axis
         size = list(tiling.extent)
         size[self.axis] = tiling.capacity
         self.size = tuple(size)
-        self.sums: Tensor | None = None
+        self.sums: Tensor | None = None  # (*size, K): the outputs of a voxel lie together, as networks give them
         self.weights = None if tiling.disjoint else torch.zeros(self.size)
-        self._first = 0  # plane of the sums' grid that is stored first
+        self._held: dict[tuple[int, ...], list[Part]] = {}  # by place along x and y
+        self._windows = 0  # held back
+        self._first = 0  # first plane of the sums' grid that is stored
         self._done = 0
 
     @property
@@ -51,60 +58,103 @@ class Planes:
         """
         if self.sums is None:
             if share == 1.0 and tuple(output.shape) == (self.outputs, *self.size):
-                self.sums = output.float().contiguous()
+                self.sums = output.permute(1, 2, 3, 0).float().contiguous()
                 return
-            self.sums = torch.zeros(self.outputs, *self.size)
-        where = [slice(first, first + length) for first, length in zip(start, output.shape[1:], strict=True)]
-        along = where[self.axis]
-        where[self.axis] = slice(along.start - self._first, along.stop - self._first)
-        add_window(self.sums[:, *where], output, share, weights, None if self.weights is None else self.weights[*where])
+            # Numpy asks the system for zeros, torch writes them.
+            self.sums = torch.from_numpy(np.zeros((*self.size, self.outputs), np.float32))
+        place = [slice(first, first + length) for first, length in zip(start, output.shape[1:], strict=True)]
+        if not self._first <= place[self.axis].start <= place[self.axis].stop <= self._first + self.tiling.capacity:
+            raise ValueError(f"planes {place[self.axis]} are forgotten, or there is no room for them yet")
+        self._hold(place, output, share, weights)
 
-    def finish(self, stop: int, precision: str) -> None:
-        """Make means of the sums in all planes before `stop`.
+    def finish(self, stop: int) -> None:
+        """No window comes any more that reaches a plane before `stop`."""
+        self._add_held()
+        self._done = stop
+
+    def read(self, planes: slice) -> Tensor:
+        """Return the planes of the volume start to stop, (K, X, Y, Z) float32, short along the axis.
 
         Raises:
             RunError: a value is not finite.
         """
-        if self.sums is None:
-            raise ValueError("nothing was added")
-        where = self._stored(self.finished, stop - self.tiling.origin[self.axis])
-        self._done = stop
-        if where is None:
-            return
-        for output in self.sums:
-            values = output[*where]
-            if self.weights is not None:
-                values.div_(self.weights[*where])
-            if not bool(torch.isfinite(values.sum())):
-                raise RunError(f"the network's output is not finite in {precision}; try inference.precision=fp32, or train again")
+        shape = list(self.tiling.shape)
+        shape[self.axis] = planes.stop - planes.start
+        means = torch.empty(self.outputs, *shape)
+        for sums, weights, part in self._stored(planes):
+            self._check(mean_outputs(sums, weights, means[:, *part]))
+        return means
 
-    def read(self, output: int, planes: slice) -> Tensor:
-        """View the planes of the volume start to stop of one output: (X, Y, Z), short along the axis."""
-        where = self._stored(planes.start, planes.stop)
-        if self.sums is None or where is None:
-            raise ValueError(f"planes {planes.start} to {planes.stop} are not there")
-        return self.sums[output][*where]
+    def choose(self, planes: slice, classes: Tensor) -> None:
+        """Fill the class of the highest output, of equal ones the first.
+
+        Args:
+            planes: of the volume.
+            classes: (X, Y, Z) uint8, short along the axis.
+
+        Raises:
+            RunError: an output is not finite.
+        """
+        for sums, weights, part in self._stored(planes):
+            self._check(highest_mean(sums, weights, classes[*part]))
 
     def release(self, plane: int) -> None:
         """Forget the planes of the volume before `plane`, which makes room for as many."""
         first = min(plane + self.tiling.origin[self.axis] if plane else 0, self._done)
-        gone = first - self._first
         last = self._first + self.tiling.capacity >= self.tiling.extent[self.axis]
-        if gone <= 0 or self.sums is None or last:
+        if first <= self._first or self.sums is None or last:
             return
-        for values in (*self.sums, *(() if self.weights is None else (self.weights,))):
-            kept = self.tiling.capacity - gone
-            if kept > 0:  # copied, since both may overlap; one output at a time
-                values.narrow(self.axis, 0, kept).copy_(values.narrow(self.axis, gone, kept).clone())
-            values.narrow(self.axis, max(0, kept), min(gone, self.tiling.capacity)).zero_()
+        for there, _ in self._turns(slice(self._first, first)):
+            where = (slice(None),) * self.axis + (there,)
+            self.sums[where].zero_()
+            if self.weights is not None:
+                self.weights[where].zero_()
         self._first = first
 
-    def _stored(self, start: int, stop: int) -> list[slice] | None:
-        """Return where planes of the volume are stored; None where there are none."""
-        stop = min(stop, self.tiling.shape[self.axis])
-        if stop <= start:
-            return None
-        where = [slice(first, first + length) for first, length in zip(self.tiling.origin, self.tiling.shape, strict=True)]
-        offset = self.tiling.origin[self.axis] - self._first
-        where[self.axis] = slice(start + offset, stop + offset)
-        return where
+    def _hold(self, place: Sequence[slice], output: Tensor, share: float, weights: Tensor | None) -> None:
+        if self.sums is None:
+            raise ValueError("there are no sums yet")
+        parts: dict[tuple[int, ...], Part] = {}
+        for there, here in self._turns(place[self.axis]):
+            where, part = list(place), [slice(None)] * 3
+            where[self.axis], part[self.axis] = there, here
+            total = None if self.weights is None else self.weights[*where]
+            some = Part(self.sums[*where], output[:, *part], share, None if weights is None else weights[*part], total)
+            parts[where[0].start, where[0].stop, where[1].start, where[1].stop, len(parts) if self.axis == 2 else 0] = some
+        if self._windows == HELD or not parts.keys() <= (self._held.keys() or parts.keys()):
+            self._add_held()
+        for key, some in parts.items():
+            self._held.setdefault(key, []).append(some)
+        self._windows += 1
+
+    def _add_held(self) -> None:
+        for parts in self._held.values():
+            add_windows(parts)
+        self._held, self._windows = {}, 0
+
+    def _stored(self, planes: slice) -> Iterator[tuple[Tensor, Tensor | None, list[slice]]]:
+        """Yield sums (X, Y, Z, K) and weights of planes of the volume, and which part of these planes they are."""
+        offset = self.tiling.origin[self.axis]
+        first, stop = planes.start + offset, planes.stop + offset
+        if self.sums is None or not self._first <= first <= stop <= self._done:
+            raise ValueError(f"planes {planes.start} to {planes.stop} are not there")
+        where = [slice(low, low + length) for low, length in zip(self.tiling.origin, self.tiling.shape, strict=True)]
+        part = [slice(None)] * 3
+        for there, here in self._turns(slice(first, stop)):
+            where[self.axis], part[self.axis] = there, here
+            yield self.sums[*where], None if self.weights is None else self.weights[*where], list(part)
+
+    def _turns(self, planes: slice) -> Iterator[tuple[slice, slice]]:
+        """Yield where planes of the sums' grid are stored, and which of these planes they are."""
+        capacity, first = self.tiling.capacity, planes.start
+        while first < planes.stop:
+            place = first % capacity
+            count = min(capacity - place, planes.stop - first)
+            yield slice(place, place + count), slice(first - planes.start, first - planes.start + count)
+            first += count
+
+    def _check(self, finite: bool) -> None:
+        if not finite:
+            raise RunError(
+                f"the network's output is not finite in {self.precision}; try inference.precision=fp32, or train again"
+            )

@@ -48,7 +48,7 @@ class WindowStream:
     """Takes a volume through its passes, group of windows after group, and gives planes of outputs as they are finished.
 
     With one pass, outputs are logits, averaged where windows overlap with Gaussian weights. With several, outputs are
-    probabilities, averaged over passes and windows, and turned into logits again when planes are finished.
+    probabilities, averaged over passes and windows, and turned into logits again when planes are read.
 
     Args:
         images: prepared arrays (C, X, Y, Z) of one shape: those of one volume as different networks see it.
@@ -76,7 +76,7 @@ class WindowStream:
         self.slice_axis, self.batch, self.target = slice_axis, batch, target
         self.entropy = entropy if len(passes) > 1 else None
         self.outputs = outputs
-        self.planes = Planes(outputs + (self.entropy is not None), tiling)
+        self.planes = Planes(outputs + (self.entropy is not None), tiling, passes[0].precision)
         padded = any(
             low or most or start + size > length
             for low, most, starts, size, length in zip(
@@ -90,21 +90,25 @@ class WindowStream:
         total = sum(one.share for one in passes)
         self._shares = [one.share / total for one in passes]
         self._groups: Iterator[tuple[list[Shape], int]] = tiling.groups()
+        self._batch: Image | None = None
 
     def advance(self) -> None:
-        """Take the next group of windows through all passes.
+        """Take the next group of windows through all passes."""
+        windows, finished = next(self._groups)
+        for first in range(0, len(windows), self.batch):
+            self._pass(windows[first : first + self.batch])
+        self.planes.finish(finished)
+
+    def read(self, planes: slice) -> Tensor:
+        """Return finished planes of the prepared grid: logits (outputs, X, Y, Z), short along the axis; the entropy is the last.
 
         Raises:
             RunError: an output is not finite.
         """
-        windows, finished = next(self._groups)
-        for first in range(0, len(windows), self.batch):
-            self._pass(windows[first : first + self.batch])
-        before = self.planes.finished
-        self.planes.finish(finished, self.passes[0].precision)
-        if len(self.passes) > 1 and self.planes.finished > before:
-            for index in range(self.outputs):
-                self.target.to_logits_(self.planes.read(index, slice(before, self.planes.finished)))
+        values = self.planes.read(planes)
+        if len(self.passes) > 1:
+            self.target.to_logits_(values[: self.outputs])
+        return values
 
     def _pass(self, starts: Sequence[Shape]) -> None:
         """Take some windows through all passes; those of one image and shift are summed before they are added."""
@@ -112,7 +116,7 @@ class WindowStream:
         for index, one in enumerate(self.passes):
             seen.setdefault((one.image, one.shift), []).append(index)
         for (image, shift), indices in seen.items():
-            batch = torch.from_numpy(np.stack([self._cut(image, start, shift) for start in starts]))
+            batch = self._cut_all(image, starts, shift)
             total, share = None, 0.0
             for index in indices:
                 output = self._output(self.passes[index], batch)
@@ -146,6 +150,15 @@ class WindowStream:
         if self.entropy is not None:
             output = torch.cat([output, self.entropy(output)[None]])
         return output.transpose(0, 1)
+
+    def _cut_all(self, image: int, starts: Sequence[Shape], shift: Shape) -> Tensor:
+        """Cut windows into memory that is used again for the next."""
+        shape = (len(starts), len(self.images[image]), *self.tiling.window)
+        if self._batch is None or self._batch.shape != shape:
+            self._batch = np.empty(shape, np.float32)
+        for one, start in zip(self._batch, starts, strict=True):
+            one[...] = self._cut(image, start, shift)
+        return torch.from_numpy(self._batch)
 
     def _cut(self, image: int, start: Shape, shift: Shape) -> Image:
         """Cut a window out of the volume moved by `shift`; its border goes on for the margins, then the channels' minimum."""
