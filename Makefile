@@ -6,14 +6,21 @@ DEMO ?= demo
 
 .PHONY: install quickstart test test-slow lint format schema docs clean
 
+# All that work on se-med needs: tests, linters, export.
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev,export]'
+	touch $@ $(VENV)/.quickstart
+
+# se-med and what makes the sample.
+$(VENV)/.quickstart: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
 	touch $@
 
-quickstart: install
+quickstart: $(VENV)/.quickstart
 	$(BIN)/se-med data demo $(DEMO)/data
 	@test -f $(DEMO)/runs/quickstart/provenance.json || \
 	    $(BIN)/se-med train configs/quickstart.yaml data.root=$(DEMO)/data --runs $(DEMO)/runs --resume

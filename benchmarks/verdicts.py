@@ -1,9 +1,10 @@
 """Simulated studies: does the 95 % interval hold the truth, how often is a verdict false, and what is found.
 
-    python -m benchmarks verdicts [--studies 10000] [--seed 0]
+    python -m benchmarks verdicts [--studies 10000] [--seed 0] [--methods]
 
-Prints the tables of docs/statistics.md. Differences follow the model of `se_med.study.run_model`, with cases that are normal or
-with heavy tails and skew; three arms share one reference, so that their differences are correlated.
+Prints the tables of docs/statistics.md; with --methods the one of other ways to an interval alone. Differences follow the model
+of `se_med.study.run_model`, with cases that are normal or with heavy tails and skew; three arms share one reference, so that
+their differences are correlated.
 """
 
 from __future__ import annotations
@@ -77,6 +78,50 @@ def coverage(generator: np.random.Generator, world: World, folds: int, seeds: in
     return float(np.mean(np.abs(model.estimate) <= model.half_width()))
 
 
+def coverage_of_methods(generator: np.random.Generator, world: World, folds: int, seeds: int, studies: int) -> dict[str, float]:
+    """Return the share of studies whose 95 % interval holds the truth, by this model and by others on the same studies.
+
+    The others are t over the folds' means; t over all run pairs as if they were independent; the variance of runs from within
+    folds alone, with Satterthwaite's degrees of freedom of its mean squares (none with one seed per fold: not a number); and this
+    model's variance with run pairs - 1 degrees of freedom.
+    """
+    data = draw(generator, world, folds, seeds, studies)
+    model = fit_run_model(data)
+    pairs = np.concatenate([fold.mean(-1) for fold in data], -1)
+    means = np.stack([fold.mean((-2, -1)) for fold in data], -1)
+    within, freedom = _variance_within_folds(np.stack(data, 1))
+    intervals = {
+        "this model": (model.variance, model.freedom),
+        "folds alone": (means.var(-1, ddof=1) / folds, folds - 1),
+        "run pairs as if independent": (pairs.var(-1, ddof=1) / pairs.shape[-1], pairs.shape[-1] - 1),
+        "run variance within folds": (within, freedom),
+        "run pairs - 1 degrees of freedom": (model.variance, pairs.shape[-1] - 1),
+    }
+    return {name: _coverage(model.estimate, *interval) for name, interval in intervals.items()}
+
+
+def _variance_within_folds(data: Array) -> tuple[Array, Array]:
+    """Return the variance of the mean of (studies, folds, seeds, cases), runs judged within folds, and its degrees of freedom."""
+    _, folds, seeds, cases = data.shape
+    if seeds == 1:
+        return np.full(len(data), np.nan), np.full(len(data), np.nan)
+    runs, across, mean = data.mean(-1), data.mean(-2), data.mean((-2, -1))
+    rest = ((data - runs[..., None] - across[..., None, :] + mean[..., None, None]) ** 2).sum((1, 2, 3))
+    shares = (
+        (runs.var(-1, ddof=1).mean(-1) / (folds * seeds), folds * (seeds - 1)),
+        (across.var(-1, ddof=1).mean(-1) / (folds * cases), folds * (cases - 1)),
+        (-rest / (folds * (seeds - 1) * (cases - 1)) / (folds * seeds * cases), folds * (seeds - 1) * (cases - 1)),
+    )
+    variance = np.maximum(sum(share for share, _ in shares), 0.0)
+    return variance, variance**2 / sum(share**2 / freedom for share, freedom in shares)
+
+
+def _coverage(estimate: Array, variance: Array, freedom: Array | int) -> float:
+    if np.isnan(variance).all():
+        return float("nan")
+    return float(np.mean(np.abs(estimate) <= stats.t.ppf(0.975, freedom) * np.sqrt(variance)))
+
+
 def false_by_cases(generator: np.random.Generator, world: World, folds: int, seeds: int, studies: int) -> dict[str, float]:
     """Return the share of null studies that tests over cases, seeds averaged, call significant at 5 %."""
     data = draw(generator, world, folds, seeds, studies)
@@ -131,9 +176,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks verdicts", description=__doc__)
     parser.add_argument("--studies", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", action="store_true", help="compare ways to an interval, and nothing else")
     options = parser.parse_args(arguments)
     generator = np.random.default_rng(options.seed)
     print(f"{options.studies} studies per cell, seed {options.seed}; least, mean and greatest over the worlds, in percent\n")
+    if options.methods:
+        _print_methods(generator, options.studies)
+        return 0
     _print_coverage(generator, options.studies)
     _print_false(generator, options.studies)
     _print_by_cases(generator, options.studies)
@@ -153,6 +202,15 @@ def _print_coverage(generator: np.random.Generator, studies: int) -> None:
             for grid in (worlds(), worlds(heavy=True), worlds(fold=0.0015), worlds(fold=0.003))
         ]
         print(f"| {folds} x {seeds} | {' | '.join(cells)} |", flush=True)
+
+
+def _print_methods(generator: np.random.Generator, studies: int) -> None:
+    columns = " | ".join(f"{folds} x {seeds}" for folds, seeds in DESIGNS)
+    print(f"| interval | {columns} |\n|---|---|---|---|---|")
+    found = [[coverage_of_methods(generator, world, *design, studies) for world in worlds()] for design in DESIGNS]
+    for name in found[0][0]:
+        cells = ["-" if np.isnan(one[0][name]) else _range([world[name] for world in one]) for one in found]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def _print_false(generator: np.random.Generator, studies: int) -> None:

@@ -6,6 +6,7 @@ Nothing heavy is imported here or at the top of a command's file: torch and MONA
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -18,8 +19,10 @@ from se_med import __version__
 from se_med.cli.cache import app as cache
 from se_med.cli.check import check
 from se_med.cli.compare import compare
+from se_med.cli.console import printable
 from se_med.cli.data import app as data
 from se_med.cli.evaluate import evaluate
+from se_med.cli.explain import explain
 from se_med.cli.info import info
 from se_med.cli.list import app as list_app
 from se_med.cli.plan import plan
@@ -38,6 +41,7 @@ app.command(plan)
 app.command(train)
 app.command(predict)
 app.command(evaluate)
+app.command(explain)
 app.command(compare)
 app.command(check)
 app.command(info)
@@ -61,7 +65,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except SeMedError as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"{error.message}\n")
+        sys.stderr.write(f"{printable(error.message)}\n")
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -69,6 +73,25 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except (OSError, MemoryError) as error:  # of the machine, not of se-med: a path that is too long, a disk that fails
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"{printable(_of_the_machine(error))}\n")
+        return 1
+
+
+def _of_the_machine(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory: close other programs, or use smaller volumes, patches or batches"
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{error.strerror or error}; check the path, its rights and the free space"
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Writes out what a terminal would obey: messages name files, whose names come from anybody."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -86,7 +109,7 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("se_med")
     if not logger.handlers:
         handler = _StderrHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_PrintableFormatter("%(message)s"))
         # On a terminal the progress bar shows what the line of each epoch says.
         handler.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)
         logger.addHandler(handler)

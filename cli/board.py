@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from se_med.cli.console import make_console
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -24,10 +26,9 @@ def show_board(board: Board) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
     from rich.live import Live
 
-    with Live(get_renderable=lambda: board_table(board), console=Console(stderr=True), refresh_per_second=1):
+    with Live(get_renderable=lambda: board_table(board), console=make_console(stderr=True), refresh_per_second=1):
         yield
 
 

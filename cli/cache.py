@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from se_med.cli.console import make_console
+
 if TYPE_CHECKING:
     from se_med.data.cache_list import Entry
 
@@ -26,8 +28,8 @@ def list_cache(*, folder: Folder = None, json: bool = False) -> int:
         folder: the cache; default: the one that training uses where data.cache is not set.
         json: print one JSON document instead of a table.
     """
-    from se_med.data.cache import default_cache
-    from se_med.data.cache_list import list_entries, sum_up
+    from se_med.data.cache_folder import default_cache
+    from se_med.data.cache_list import UNUSABLE, list_entries, sum_up
 
     folder = folder or default_cache()
     entries = list_entries(folder)
@@ -37,10 +39,9 @@ def list_cache(*, folder: Folder = None, json: bool = False) -> int:
         sys.stdout.write(json_format.dumps({"folder": str(folder), "datasets": rows}, indent=2) + "\n")
         return 0
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = make_console()
     if not holdings:
         console.print(f"{folder}: no prepared cases", soft_wrap=True, highlight=False)
         return 0
@@ -56,6 +57,13 @@ def list_cache(*, folder: Folder = None, json: bool = False) -> int:
     table.add_row("all", str(len(entries)), _size(sum(entry.size for entry in entries)), "", "", "")
     console.print(table)
     console.print(str(folder), soft_wrap=True, highlight=False)
+    if any(holding.dataset == UNUSABLE for holding in holdings):
+        console.print(
+            f"{UNUSABLE}: damaged, or of another version of se-med; nothing uses it. "
+            f"`se-med cache clear '{UNUSABLE}'` makes room",
+            soft_wrap=True,
+            highlight=False,
+        )
     return 0
 
 
@@ -75,7 +83,7 @@ def clear(
         all: remove everything.
         folder: the cache; default: the one that training uses where data.cache is not set.
     """
-    from se_med.data.cache import default_cache
+    from se_med.data.cache_folder import default_cache
     from se_med.data.cache_list import choose_entries, clear_entries, list_entries
     from se_med.errors import UsageError
 

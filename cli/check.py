@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from se_med.cli.console import make_console
+
 if TYPE_CHECKING:
     from se_med.config.experiment import Config
     from se_med.data.checks.check import Check
@@ -29,22 +31,34 @@ def check(
     Args:
         source: configuration file (YAML), or folder of a data set.
         overrides: settings that replace those of the file, as key=value, e.g. data.labels.liver=1.
-        output: folder of check.json and check.html. Default: check-NAME in the current folder.
+        output: folder of check.json and check.html, or the page's own name, as in -o liver.html; the JSON file is beside it.
+            Default: check-NAME in the current folder.
         json: print the JSON document instead of tables.
     """
-    from se_med.cli.progress import progress_bar
-    from se_med.data.checks.check import check_dataset
-    from se_med.data.checks.report import write_check
+    from se_med.cli.loading import loading
+    from se_med.data.root import require_root
 
     configuration, name = _configuration(source, overrides)
+    require_root(configuration.data)
+    with loading():
+        from se_med.cli.progress import progress_bar
+        from se_med.data.checks.check import check_dataset
+        from se_med.data.checks.report import write_check
     found = check_dataset(configuration.data, progress_bar, folds=source.is_file())
-    folder = output if output is not None else Path(f"check-{name}")
-    write_check(found, folder, progress_bar)
+    page = _page(output if output is not None else Path(f"check-{name}"))
+    write_check(found, page.parent, progress_bar, page.stem)
     if json:
         sys.stdout.write(json_format.dumps(found.to_dict(), indent=2) + "\n")
     else:
-        _print(found, folder)
+        _print(found, page)
     return 3 if found.errors else 0
+
+
+def _page(output: Path) -> Path:
+    """Return the path of the page: a name with the suffix of one of both files is that of a file, every other of a folder."""
+    if output.suffix in (".html", ".json") and not output.is_dir():
+        return output.with_suffix(".html")
+    return output / "check.html"
 
 
 def _configuration(source: Path, overrides: tuple[str, ...]) -> tuple[Config, str]:
@@ -59,14 +73,12 @@ def _configuration(source: Path, overrides: tuple[str, ...]) -> tuple[Config, st
     return parse_config(text, str(source), overrides=overrides), source.resolve().name
 
 
-def _print(found: Check, folder: Path) -> None:
+def _print(found: Check, page: Path) -> None:
     from itertools import groupby
-
-    from rich.console import Console
 
     from se_med.data.checks.finding import KINDS
 
-    console = Console()
+    console = make_console()
     for (severity, kind), group in groupby(found.findings, key=lambda one: (one.severity, one.kind)):
         findings = list(group)
         style = "bold red" if severity == "error" else "bold yellow"
@@ -74,16 +86,12 @@ def _print(found: Check, folder: Path) -> None:
         for finding in findings[:_MOST_OF_A_KIND]:
             console.print(f"  {finding.line}", soft_wrap=True, markup=False, highlight=False)
         if len(findings) > _MOST_OF_A_KIND:
-            console.print(
-                f"  and {len(findings) - _MOST_OF_A_KIND} more, in {folder / 'check.html'}", soft_wrap=True, markup=False
-            )
+            console.print(f"  and {len(findings) - _MOST_OF_A_KIND} more, in {page}", soft_wrap=True, markup=False)
     if found.structures:
         console.print(_table(found))
     verdict = "training would not start" if found.errors else "nothing that stops training"
     counts = f"{_count(found.errors, 'error')}, {_count(found.warnings, 'warning')}"
-    console.print(
-        f"{_count(len(found.examined), 'case')}: {counts}; {verdict}. Page: {folder / 'check.html'}", soft_wrap=True, markup=False
-    )
+    console.print(f"{_count(len(found.examined), 'case')}: {counts}; {verdict}. Page: {page}", soft_wrap=True, markup=False)
 
 
 def _table(found: Check) -> object:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from se_med.cli.console import make_console
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -39,19 +41,20 @@ def compare(
         threads: CPU threads of each run, likewise.
         address: address of a Dask scheduler, likewise.
     """
+    from se_med.cli.loading import loading
+    from se_med.data.root import require_root
     from se_med.study.arms import load_study
 
     read = load_study(study, overrides)
-    from rich.console import Console
-
-    from se_med.cli.board import show_board
-    from se_med.cli.progress import progress_bar
-    from se_med.study.compare import compare as make_study
-    from se_med.study.engine import with_machine
-    from se_med.study.forecast import forecast
-
+    require_root(read.arms[0].config.data)
+    with loading():
+        from se_med.cli.board import show_board
+        from se_med.cli.progress import progress_bar
+        from se_med.study.compare import compare as make_study
+        from se_med.study.engine import with_machine
+        from se_med.study.forecast import forecast
     read = with_machine(read, engine=engine, workers=workers, threads=threads, address=address)
-    console = Console()
+    console = make_console()
     if dry_run:
         _print_forecast(forecast(read, studies, progress=progress_bar), console)
         return 0
@@ -64,7 +67,7 @@ def _print_forecast(found: Forecast, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(title="arms", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title="arms", title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("arm", overflow="fold", min_width=12)
     for name in ("parameters", "GMACs", "steps", "s a\nstep", "minutes\na run", "memory\nMB", "runs to\nmake", "matched"):
         table.add_column(name, justify="right", no_wrap=True)

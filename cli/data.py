@@ -6,13 +6,14 @@ from pathlib import Path
 
 from cyclopts import App
 
+from se_med.cli.console import make_console
+
 app = App(name="data", help="Get data sets: download a public one, or make the sample.")
 
 
 @app.command(name="list")
 def list_data() -> int:
     """List the data sets that `se-med data get` knows."""
-    from rich.console import Console
     from rich.table import Table
 
     from se_med.data.cards import list_cards, read_card
@@ -21,7 +22,7 @@ def list_data() -> int:
     for name in list_cards():
         card = read_card(name)
         table.add_row(name, str(card.cases), card.modality, ", ".join(card.labels), card.licence)
-    Console().print(table)
+    make_console().print(table)
     return 0
 
 
@@ -33,8 +34,6 @@ def get(name: str, folder: Path = Path("data")) -> int:
         name: name of the data set (`se-med data list`).
         folder: folder in which the data set's own folder is made.
     """
-    from rich.console import Console
-
     from se_med.cli.progress import progress_bar
     from se_med.data.cards import read_card
     from se_med.data.download import get_dataset
@@ -42,7 +41,7 @@ def get(name: str, folder: Path = Path("data")) -> int:
     card = read_card(name)
     with progress_bar(f"download {name}", None) as advance:
         path = get_dataset(card, folder, lambda done, total: advance(done, _megabytes(done, total)))
-    console = Console()
+    console = make_console()
     console.print(f"{path}: {card.cases} cases, licence {card.licence}; where you use them, please cite", soft_wrap=True)
     for citation in card.citations:
         console.print(f"  {citation}", soft_wrap=True)
@@ -59,12 +58,12 @@ def demo(folder: Path, *, subjects: int = 12, seed: int = 0, spacing: float = 3.
         seed: seed of the deformations.
         spacing: voxel spacing in mm.
     """
-    from rich.console import Console
-
     from se_med.data.demo import make_demo
 
     path = make_demo(folder, subjects, seed, spacing)
-    Console().print(f"{path}: {subjects} subjects derived from the MNI152 template; no evidence about any method", soft_wrap=True)
+    make_console().print(
+        f"{path}: {subjects} subjects derived from the MNI152 template; no evidence about any method", soft_wrap=True
+    )
     return 0
 
 

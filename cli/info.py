@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from se_med.cli.console import make_console
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -41,12 +43,15 @@ def info(
     from se_med.config.load import load_config
 
     configuration = load_config(config, overrides)
-    from se_med.cli.progress import progress_bar
+    from se_med.cli.loading import loading
     from se_med.config.attention import AttentionConfig
-    from se_med.data.outline import Sizes, outline
     from se_med.errors import UsageError
-    from se_med.networks.build import build_network
-    from se_med.networks.cost import measure_network
+
+    with loading():
+        from se_med.cli.progress import progress_bar
+        from se_med.data.outline import Sizes, outline
+        from se_med.networks.build import build_network
+        from se_med.networks.cost import measure_network
 
     found = outline(configuration, config.parent, Sizes(_numbers(patch), channels, classes), progress_bar)
     configuration = found.config
@@ -72,9 +77,8 @@ def info(
         }
         sys.stdout.write(json_format.dumps(document, indent=2) + "\n")
         return 0
-    from rich.console import Console
 
-    console = Console()
+    console = make_console()
     console.print(_table(cost, plain))
     what = f"patch {'x'.join(map(str, size))}, {_count(found.channels, 'channel')}, {_count(found.classes, 'class', 'es')}"
     console.print(

@@ -7,6 +7,8 @@ import sys
 
 from cyclopts import App
 
+from se_med.cli.console import make_console
+
 app = App(name="list", help="List what can be chosen in a configuration.")
 
 
@@ -39,11 +41,10 @@ def blocks(pattern: str = "*", *, json: bool = False) -> int:
         ]
         sys.stdout.write(json_format.dumps(rows, indent=2) + "\n")
         return 0
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
-    console = Console()
+    console = make_console()
     for name, block in found.items():
         ranks = ", ".join(f"{rank}D" for rank in block.ranks)
         console.print(Text.assemble((name, "bold"), f"  {block.kind}, {ranks}"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+from se_med.cli.console import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,22 +39,26 @@ def plan(
         output: file to write the plan to. Folds that were made are written beside it, as split.json.
         json: print the plan as JSON instead of a table.
     """
+    begun = time.monotonic()
+    from se_med.cli.loading import loading
     from se_med.config.load import load_config
+    from se_med.data.root import require_root
 
     configuration = load_config(config, overrides)
-    from se_med.cli.progress import progress_bar
-    from se_med.training.plan_trial import estimate_plan, try_plan
-    from se_med.training.planned import plan_run
+    require_root(configuration.data)
+    with loading():
+        from se_med.cli.progress import progress_bar
+        from se_med.training.plan_trial import estimate_plan, try_plan
+        from se_med.training.planned import plan_run
 
     planned = plan_run(configuration, progress_bar)
-    planned = try_plan(planned, progress_bar) if trial else estimate_plan(planned)
+    planned = try_plan(planned, progress_bar, time.monotonic() - begun) if trial else estimate_plan(planned)
     written = [] if output is None else _write(planned, output)
     if json:
         sys.stdout.write(planned.plan.model_dump_json(indent=2) + "\n")
         return 0
-    from rich.console import Console
 
-    console = Console()
+    console = make_console()
     console.print(_table(planned.plan))
     for line in _takes(planned):
         console.print(line, soft_wrap=True, highlight=False)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from se_med.cli.console import make_console
+
 if TYPE_CHECKING:
     from se_med.inference.batch import Job
     from se_med.inference.cases import InputCase
@@ -61,19 +63,19 @@ def predict(
         address: of a Dask scheduler whose workers, on any number of machines, are to work.
         threads: to compute with, shared by the workers. Default: the cores that other work leaves free.
     """
-    from se_med.training.threads import Neighbours
-
-    neighbours = Neighbours()  # watched while torch is imported and the model is loaded
-
-    from se_med.cli.progress import progress_bar
+    from se_med.cli.loading import loading
     from se_med.errors import UsageError
-    from se_med.inference.batch import Job
-    from se_med.inference.cases import find_cases, take_shard
-    from se_med.inference.outputs import Outputs
+    from se_med.training.threads import Neighbours
 
     if workers < 0 or (threads is not None and threads < 1):
         raise UsageError(f"workers {workers}, threads {threads}: cannot be negative; leave them out for the defaults")
     runs, inputs = split_runs(paths)
+    neighbours = Neighbours()  # watched while torch is imported and the model is loaded
+    with loading():
+        from se_med.cli.progress import progress_bar
+        from se_med.inference.batch import Job
+        from se_med.inference.cases import find_cases, take_shard
+        from se_med.inference.outputs import Outputs
     outputs = Outputs(probabilities, uncertainty, _drawing() if preview else None, intensities)
     job = Job(tuple(run.absolute() for run in runs), device, test_time_flips, outputs, overwrite)
     predictor = job.load()
@@ -102,6 +104,9 @@ def split_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Tell the runs from the inputs: a run is a folder with `model.safetensors`. The first path is always a run.
 
     A pattern stands for runs where folders that match it are runs.
+
+    Raises:
+        UsageError: nothing is given, or the first path is no finished run.
     """
     import glob
 
@@ -119,8 +124,18 @@ def split_runs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if matches:
             runs += matches
         else:
-            (inputs if number else runs).append(path)
+            if number == 0:
+                raise UsageError(_no_run(path))
+            inputs.append(path)
     return runs, inputs
+
+
+def _no_run(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: does not exist; name the folder of a finished run"
+    if (path / "config.yaml").is_file():
+        return f"{path}: this run has no model.safetensors yet; finish its training with `se-med train CONFIG --resume`"
+    return f"{path}: is no run folder, it has no model.safetensors; the run comes first: se-med predict RUN IMAGES -o FOLDER"
 
 
 def _work(
@@ -178,10 +193,9 @@ def _tell(result: CaseResult) -> None:
 
 
 def _report(results: Sequence[CaseResult], output: Path) -> int:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = make_console()
     counts = Counter(result.status for result in results)
     bad = [result for result in results if result.status in ("failed", "set aside")]
     if bad:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from se_med.cli.console import make_console, printable
 from se_med.progress import Advance, silent
 
 
@@ -16,18 +17,17 @@ def progress_bar(description: str, total: int | None) -> Iterator[Advance]:
         with silent(description, total) as advance:
             yield advance
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, note="")
-        yield lambda done, note: bar.update(task, completed=done, note=note)
+    with Progress(*columns, console=make_console(stderr=True)) as bar:
+        task = bar.add_task(printable(description), total=total, note="")
+        yield lambda done, note: bar.update(task, completed=done, note=printable(note))

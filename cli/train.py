@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+
+from se_med.cli.console import make_console
 
 
 def train(
@@ -22,16 +25,21 @@ def train(
         runs: folder in which the run folder runs/NAME is made.
         resume: go on with an interrupted run of that name.
     """
+    begun = time.monotonic()
+    from se_med.cli.loading import loading
     from se_med.config.load import load_config
+    from se_med.data.root import require_root
+    from se_med.training.run_folder import RunFolder
 
     configuration = load_config(config, overrides)
-    from se_med.cli.progress import progress_bar
-    from se_med.training.fit import fit
+    require_root(configuration.data)
+    RunFolder(runs / configuration.name).refuse(resume=resume)
+    with loading():
+        from se_med.cli.progress import progress_bar
+        from se_med.training.fit import fit
+    result = fit(configuration, runs / configuration.name, resume=resume, progress=progress_bar, begun=begun)
 
-    result = fit(configuration, runs / configuration.name, resume=resume, progress=progress_bar)
-    from rich.console import Console
-
-    console = Console()
+    console = make_console()
     console.print(result.summary.table())
     console.print(f"{result.steps} steps in {result.seconds / 60:.1f} minutes; run folder {result.folder}", soft_wrap=True)
     return 0

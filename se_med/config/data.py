@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from se_med.config.base import Part
 from se_med.config.labels import Values, refuse_labels, refuse_regions, refuse_values
@@ -20,6 +20,10 @@ def _not_a_flag(value: object) -> object:
 
 Axis = Annotated[Literal[0, 1, 2], BeforeValidator(_not_a_flag)]
 """A spatial axis of the prepared volume, in RAS order: 0 left-right, 1 posterior-anterior, 2 inferior-superior."""
+
+
+Spacing = Annotated[float, Field(ge=1e-3, le=1e3)]
+"""Length of a voxel's edge in mm, within what images may have."""
 
 
 class DataConfig(Part):
@@ -119,7 +123,7 @@ class DataConfig(Part):
         description="Regular expression whose match in the case name is the patient (or site): cases of one group stay in one "
         "fold.",
     )
-    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+    spacing: tuple[Spacing, Spacing, Spacing] | None = Field(
         None, description="Voxel spacing in mm (RAS axes) that every volume is resampled to. Default: planned (the median)."
     )
     slice_axis: Axis | None = Field(

@@ -37,7 +37,9 @@ class InferenceConfig(Part):
         "it is not enough is refused.",
     )
     largest_component: tuple[str, ...] = Field(
-        (), description="Structures of which only the largest connected piece is kept (neighbours across corners are connected)."
+        (),
+        description="Structures of which only the largest connected piece is kept (neighbours across corners are connected). "
+        "Other pieces become background, or the region around them: a dropped piece of a core stays in the whole.",
     )
     fill_holes: tuple[str, ...] = Field(
         (), description="Structures in which background that they enclose on all sides is filled, after largest_component."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -182,6 +183,8 @@ class Reading(Generic[AnyPart]):
 
 
 def _content(path: Path) -> bytes:
+    if not path.is_dir() and path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "a pipe or device, not a file")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -10,6 +10,10 @@ from se_med.config.base import Part
 
 PerAxis = tuple[PositiveInt, ...]
 """One value per spatial axis of the network: two in 2D, three in 3D."""
+
+
+Units = Annotated[int, Field(gt=0, le=64)]
+"""Units of one stage."""
 
 
 class NetworkConfig(Part):
@@ -31,16 +35,16 @@ class NetworkConfig(Part):
     norm_groups: PositiveInt = Field(8, description="Number of groups of norm `group` (reduced to a divisor of the channels).")
     activation: Literal["leaky_relu", "relu", "elu", "gelu"] = Field("leaky_relu", description="Non-linearity after every norm.")
     features: tuple[PositiveInt, ...] | None = Field(
-        None, min_length=2, description="Channels of each stage, from high to low resolution. Default: planned."
+        None, min_length=2, max_length=16, description="Channels of each stage, from high to low resolution. Default: planned."
     )
     strides: tuple[PerAxis, ...] | None = Field(
         None, description="Downsampling between stages, per axis; one entry fewer than features. Default: planned."
     )
     kernels: tuple[PerAxis, ...] | None = Field(None, description="Kernel size of each stage, per axis. Default: planned.")
-    encoder_units: PositiveInt | tuple[PositiveInt, ...] = Field(
+    encoder_units: Units | tuple[Units, ...] = Field(
         2, description="Units per encoder stage (bottleneck included): one number, or one per stage."
     )
-    decoder_units: PositiveInt | tuple[PositiveInt, ...] = Field(
+    decoder_units: Units | tuple[Units, ...] = Field(
         2, description="Units per decoder stage: one number, or one per stage from high to low resolution."
     )
     stem: PerAxis | None = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from se_med.config.base import Part
 
@@ -27,7 +27,9 @@ class TrainingConfig(Part):
     steps: PositiveInt | None = Field(None, description="Number of optimiser steps. Give this or max_minutes.")
     max_minutes: PositiveFloat | None = Field(
         None,
-        description="Budget in minutes, turned into a number of steps by a timed trial before the first step. "
+        description="Budget in minutes from the command to its end: start, reading, trial, steps and all validations; preparing "
+        "cases that are not prepared yet comes on top. A timed trial turns it into a number of steps before the first one. "
+        "A budget for fewer than 50 steps is refused. In a study the minutes are those of steps and validations. "
         f"Default where steps is not given either: {DEFAULT_MINUTES:g}.",
     )
     max_memory: PositiveFloat | None = Field(
@@ -44,8 +46,8 @@ class TrainingConfig(Part):
     epoch_steps: PositiveInt | None = Field(
         None, description="Steps between two log lines. Default: whole passes over the training cases, 50 steps at least."
     )
-    validations: PositiveInt = Field(
-        5, description="Whole-volume validations, evenly spread; the last is made after the last step."
+    validations: int = Field(
+        5, ge=1, le=10_000, description="Whole-volume validations, evenly spread; the last is made after the last step."
     )
 
     init_from: Path | None = Field(
@@ -101,13 +103,16 @@ class TrainingConfig(Part):
         "auto", description="Arithmetic of convolutions: bf16 autocast, fp32, or bf16 where the processor has it."
     )
     device: Literal["auto", "cpu", "gpu"] = Field("auto", description="Where to train; auto takes a GPU where there is one.")
-    processes: PositiveInt = Field(
-        1, description="Processes that train together, each on its share of every batch (DDP): one per GPU, or several on a CPU."
+    processes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes that train together, each on its share of every batch (DDP): one per GPU, or several on a CPU.",
     )
-    threads: PositiveInt | None = Field(
-        None, description="CPU threads of each process. Default: the cores that are free when the run starts."
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of each process. Default: the cores that are free when the run starts."
     )
-    workers: NonNegativeInt = Field(0, description="Processes that prepare batches; 0 prepares them in the training process.")
+    workers: int = Field(0, ge=0, le=1024, description="Processes that prepare batches; 0 prepares them in the training process.")
     checkpoint_minutes: PositiveFloat = Field(2.0, description="Minutes between two checkpoints to resume from.")
 
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(

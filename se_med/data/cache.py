@@ -22,14 +22,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from se_med.data.cache_folder import default_cache
 from se_med.data.cache_use import announce_use, looking_up
 from se_med.data.case import Case
-from se_med.data.entry import USED, CaseSize, Manifest, case_size, read_manifest, write_entry
-from se_med.data.memory import Allowance, memory_limit
+from se_med.data.entry import CaseSize, case_size, write_entry
+from se_med.data.manifest import USED, Manifest, read_manifest
+from se_med.data.memory import Allowance, free_memory, memory_limit
 from se_med.data.plan import Plan
 from se_med.data.preparation import Preparation, Prepared
 from se_med.errors import DataError, ImageError, RunError
 from se_med.io.atomic import sweep_temporaries
+from se_med.io.filebytes import regular_size
 from se_med.io.images import stored_files
 from se_med.io.volume import Geometry
 
@@ -92,7 +95,11 @@ class PreparedCase:
         return Prepared(self.image, np.array(manifest.affine), native)
 
     def _map(self, name: str) -> Any:
-        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        try:
+            return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            path = self.folder / name
+            raise RunError(f"{path}: not the array of a prepared case ({error}); remove {self.folder} and start again") from None
 
 
 def prepare_cases(
@@ -132,6 +139,7 @@ def prepare_cases(
     sweep_temporaries(folder)
     preparation = Preparation(plan)
     sizes = {case.name: case_size(case, plan) for case in cases}
+    _refuse_vast_cases(cases, plan, folder, sizes)
     _refuse_full_disk(cases, plan, folder, sizes)
     prepare = partial(_prepare, preparation=preparation, folder=folder, dataset=dataset)
     allowance = Allowance(memory_limit(max_memory))
@@ -149,16 +157,28 @@ def prepare_cases(
                     progress(len(found) + len(problems), len(cases))
         finally:
             pool.shutdown(cancel_futures=True)
-    if problems:
-        lines = [problems[index] for index in sorted(problems)]
-        raise DataError(lines[0] if len(lines) == 1 else f"{len(lines)} cases cannot be prepared:\n" + "\n".join(lines))
+    _refuse([problems[index] for index in sorted(problems)])
     return [found[index] for index in range(len(cases))]
 
 
-def default_cache() -> Path:
-    """Return the user's folder for prepared cases: `$XDG_CACHE_HOME/se-med/prepared`, or the same below `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "se-med" / "prepared"
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise DataError(
+            problems[0] if len(problems) == 1 else "\n".join([f"{len(problems)} cases cannot be prepared:", *problems])
+        )
+
+
+def _refuse_vast_cases(cases: Sequence[Case], plan: Plan, folder: Path, sizes: Mapping[str, CaseSize]) -> None:
+    """Refuse cases that cannot be prepared in the memory there is: a header of large voxels makes a small file a vast volume."""
+    free = free_memory()
+    vast = [case for case in cases if sizes[case.name].peak > free]
+    problems = [
+        f"{case.images[0]}: takes {sizes[case.name].peak / 1e9:.1f} GB of memory while it is prepared at the plan's spacing, "
+        f"{free / 1e9:.1f} GB are free; correct its spacing, set data.spacing, or take the case out"
+        for case in vast
+        if read_manifest(_entry_of(folder, _key(_sources(case), plan))) is None
+    ]
+    _refuse(problems)
 
 
 def predict_disk(cases: Sequence[Case], plan: Plan) -> int:
@@ -226,8 +246,7 @@ def _key(sources: Sequence[str], plan: Plan) -> str:
 
 def _file_digest(path: Path) -> str:
     try:
-        if not path.is_file():  # a pipe would block, a folder cannot be read
-            raise ImageError(f"{path}: no such file; correct the path or the split")
+        regular_size(path)  # opening a pipe would wait for ever
         with path.open("rb") as file:
             digest = hashlib.sha256()
             while block := file.read(1 << 20):

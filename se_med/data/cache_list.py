@@ -11,12 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from se_med.data.cache_use import taking_away, used_entries
-from se_med.data.entry import MANIFEST, USED, read_manifest
+from se_med.data.manifest import MANIFEST, USED, read_manifest
 from se_med.io.atomic import sweep_temporaries, temporary_path
 
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 UNUSABLE = "(unusable)"
-"""Instead of the name of a data set, where an entry is damaged or of another version."""
+"""Instead of the name of a data set, where an entry is damaged or of another version; training never uses it."""
 
 
 @dataclass(frozen=True)

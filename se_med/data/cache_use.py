@@ -1,11 +1,13 @@
 """Which entries of a cache are in use: a file per process that lists them, locked for as long as the process lives.
 
-Locks end with the process however it ends, so nothing has to be tidied up for a cache to be cleared. On a folder that may only
+Locks end with the process however it ends, so nothing has to be tidied up for a cache to be cleared; a process that ends well
+removes its list, and the next one those of processes that were killed. On a folder that may only
 be read nothing is written: whoever cannot write there cannot clear it either.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import threading
@@ -36,8 +38,7 @@ def announce_use(folder: Path, name: str) -> None:
     with _guard, suppress(OSError):
         if key not in _held:
             _held[key] = _open_list(key[0])
-        _held[key].write(f"{name}\n")
-        _held[key].flush()
+        os.write(_held[key].fileno(), f"{name}\n".encode())  # past buffers, which a full disk would leave filled
 
 
 def used_entries(folder: Path) -> set[str]:
@@ -86,4 +87,11 @@ def _open_list(folder: Path) -> TextIO:
     path = temporary_path(folder / USES / "entries")
     file = path.open("w", encoding="utf-8")
     fcntl.flock(file, fcntl.LOCK_EX)
+    atexit.register(_remove_list, path, os.getpid())
     return file
+
+
+def _remove_list(path: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a fork
+        with suppress(OSError):
+            path.unlink()

@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
 
-from se_med.config.base import Part
 from se_med.data.case import Case
 from se_med.data.checks.reading import pixel_digest
 from se_med.data.grids import find_grids
+from se_med.data.manifest import MANIFEST, USED, Manifest, read_manifest
 from se_med.data.memory import LABEL_BYTES, READ_BYTES, case_geometry
 from se_med.data.padding import channel_minimum
 from se_med.data.plan import Plan
@@ -35,31 +34,10 @@ from se_med.io.images import read_images, read_label
 
 FOREGROUND_VOXELS = 5000
 """Largest number of coordinates kept per class for foreground patches."""
-MANIFEST = "case.json"
-USED = "used"
-"""Empty file whose time is when the entry was used last."""
 RESAMPLED_BYTES = 8
 """Bytes per prepared voxel and channel while a case is resampled, beside the array itself."""
 WORKING_BYTES = 200 * 2**20
 """Sampling grids of one slab, and what the libraries take beside them, while a case is resampled."""
-
-
-class Manifest(Part):
-    """What `case.json` holds: everything about a prepared case but its voxels."""
-
-    version: Literal[2] = Field(description="Version of the cache.")
-    name: str = Field(description="Name of the case when it was prepared.")
-    dataset: str = Field(description="Folder name of the data set that it was prepared for.")
-    sources: tuple[str, ...] = Field(description="SHA-256 of each image file, then of the label file.")
-    pixels: str = Field(description="SHA-256 of the image as read: equal for copies, whatever their files are.")
-    shape: tuple[int, int, int] = Field(description="Shape of the prepared arrays.")
-    affine: tuple[tuple[float, ...], ...] = Field(description="Prepared voxel -> mm.")
-    native_shape: tuple[int, int, int] = Field(description="Shape as stored.")
-    native_affine: tuple[tuple[float, ...], ...] = Field(description="Stored voxel -> mm.")
-    native_spacing: tuple[float, float, float] = Field(description="Spacing in mm, axes as stored.")
-    minimum: tuple[float, ...] = Field(description="Lowest prepared intensity of each channel.")
-    foreground: dict[int, int] = Field(description="Number of coordinates kept for each class that is present, in file order.")
-    sizes: dict[str, int] = Field(description="Bytes of each array file.")
 
 
 @dataclass(frozen=True)
@@ -90,17 +68,6 @@ def case_size(case: Case, plan: Plan) -> CaseSize:
     if grids.resampled:
         peak += voxels * RESAMPLED_BYTES * native.channels + WORKING_BYTES
     return CaseSize(peak, arrays)
-
-
-def read_manifest(entry: Path) -> Manifest | None:
-    """Return the manifest of a whole entry; None where something is missing, damaged or of another size."""
-    try:
-        manifest = Manifest.model_validate_json((entry / MANIFEST).read_bytes())
-        if any((entry / name).stat().st_size != size for name, size in manifest.sizes.items()):
-            return None
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
-        return None
-    return manifest
 
 
 def write_entry(entry: Path, case: Case, preparation: Preparation, sources: tuple[str, ...], dataset: str) -> Manifest:
@@ -136,8 +103,8 @@ def write_entry(entry: Path, case: Case, preparation: Preparation, sources: tupl
         temporary.mkdir()
         manifest = Manifest(
             version=2,
-            name=case.name,
-            dataset=dataset,
+            name=_text(case.name),
+            dataset=_text(dataset),
             sources=sources,
             pixels=pixels,
             shape=label.shape,
@@ -182,6 +149,11 @@ def _put(temporary: Path, entry: Path) -> None:
             flush_folder(entry.parent)
             return
     raise OSError(errno.EEXIST, "another process keeps a damaged entry there")
+
+
+def _text(name: str) -> str:
+    """Return a name that may hold bytes of a file's name that are no text as text."""
+    return name.encode("utf-8", errors="backslashreplace").decode()
 
 
 def _rows(affine: npt.NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:

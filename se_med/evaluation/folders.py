@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from se_med.io.image2d import is_flat
 from se_med.io.images import IMAGE_SUFFIXES, image_stem, read_label
 from se_med.io.volume import same_geometry
 from se_med.progress import Progress, silent
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class Evaluation:
         labels: name and value of each structure, or its values where there are several.
         labels_from: where the labels come from.
         failures: cases that could not be scored; they enter no mean.
-        missing: names of the references without a prediction; they count as missed.
+        missing: names of the references without a prediction; they count as missed, unless `only_predicted` leaves them out.
         extra: names of the predictions without a reference; they are not scored.
         flat: names of the references that are 2D images: what is in mm elsewhere is in pixels there.
+        only_predicted: whether references without a prediction are left out of all scores.
     """
 
     summary: Summary
@@ -55,13 +59,35 @@ class Evaluation:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     flat: tuple[str, ...] = ()
+    only_predicted: bool = False
+
+    @property
+    def predicted(self) -> Summary:
+        """The scores of the references that have a prediction, and their means."""
+        present = [score for score in self.summary.scores if not score.prediction_missing]
+        return summarise(present, tolerance=self.summary.tolerance)
+
+    @property
+    def mean_line(self) -> str:
+        """Which cases the means are over, where some references have no prediction; else empty."""
+        if not self.missing:
+            return ""
+        count, predicted = len(self.missing), self.predicted
+        over = f"{_dice(predicted.mean_dice)} over the {predicted.cases} cases that were predicted"
+        if self.only_predicted:
+            return f"mean Dice {over}; {count} references without a prediction are left out"
+        return (
+            f"mean Dice {_dice(self.summary.mean_dice)} over {self.summary.cases} cases, {count} of them without a prediction "
+            f"and counted as missed; {over} (--only-predicted)"
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the numbers should know, one line each."""
         lines = list(self.summary.warnings)
         if self.missing:
-            lines.append(f"{len(self.missing)} references have no prediction and count as missed: {_listed(self.missing)}")
+            fate = "are left out" if self.only_predicted else "count as missed"
+            lines.append(f"{len(self.missing)} references have no prediction and {fate}: {_listed(self.missing)}")
         if self.extra:
             lines.append(f"{len(self.extra)} predictions have no reference and are not scored: {_listed(self.extra)}")
         if self.flat:
@@ -82,6 +108,8 @@ class Evaluation:
             "labels_from": self.labels_from,
             "failures": [{"case": failure.case, "message": failure.message} for failure in self.failures],
             "missing": list(self.missing),
+            "only_predicted": self.only_predicted,
+            "predicted": {"cases": self.predicted.cases, "mean_dice": self.predicted.mean_dice},
             "extra": list(self.extra),
             "warnings": list(self.warnings),
         }
@@ -97,6 +125,7 @@ def evaluate_folder(
     surfaces: bool = True,
     ignore_label: int | None = None,
     background_values: Sequence[int] = (),
+    only_predicted: bool = False,
 ) -> Evaluation:
     """Score every reference of a folder against the prediction of the same name.
 
@@ -114,21 +143,26 @@ def evaluate_folder(
         surfaces: whether to compute HD95 and NSD, which take most of the time.
         ignore_label: value in the references of voxels that have no truth and are not scored; it is no structure.
         background_values: values that count as background, beside 0 and those of the predictions' sidecars.
+        only_predicted: leave references without a prediction out of all scores, instead of counting them as missed.
 
     Raises:
-        UsageError: a path does not exist, a folder has no images or two of one name, the tolerance is not positive, or the
-            labels are not usable.
+        UsageError: a path does not exist, a folder has no images or two of one name, the tolerance is not positive, the labels
+            are not usable, or no reference has a prediction though only these are asked for.
         DataError: `dataset.json` is not usable.
     """
     if not (np.isfinite(tolerance) and tolerance > 0):
         raise UsageError(f"tolerance {tolerance:g}: must be a positive number of mm")
     predictions, references = find_label_files(prediction, reference)
+    missing = tuple(case for case in references if case not in predictions)
+    if missing:
+        _tell_missing(len(missing), len(references), only_predicted)
+    scored = {case: path for case, path in references.items() if case in predictions or not only_predicted}
     meaning = find_meaning(labels, predictions, references, Path(reference), ignore_label, background_values)
     options = {"surfaces": surfaces, "ignore_label": ignore_label, "background_values": meaning.background_values}
     scores: list[StructureScore] = []
     failures: list[Failure] = []
-    with progress("evaluate", len(references)) as advance:
-        for number, (case, path) in enumerate(references.items(), 1):
+    with progress("evaluate", len(scored)) as advance:
+        for number, (case, path) in enumerate(scored.items(), 1):
             try:
                 scores += _score_pair(case, predictions.get(case), path, meaning.labels, tolerance, options)
             except ImageError as error:
@@ -139,10 +173,25 @@ def evaluate_folder(
         labels=meaning.labels,
         labels_from=meaning.source,
         failures=tuple(failures),
-        missing=tuple(case for case in references if case not in predictions),
+        missing=missing,
         extra=tuple(case for case in predictions if case not in references),
-        flat=tuple(case for case, path in references.items() if is_flat(path)),
+        flat=tuple(case for case, path in scored.items() if is_flat(path)),
+        only_predicted=only_predicted,
     )
+
+
+def _tell_missing(missing: int, references: int, only_predicted: bool) -> None:
+    """Say before the work begins what a mean over all references would hide.
+
+    Raises:
+        UsageError: nothing is left to be scored.
+    """
+    if only_predicted and missing == references:
+        raise UsageError(
+            f"none of the {references} references has a prediction of its name; names must be equal but for the suffix"
+        )
+    fate = "are left out" if only_predicted else "count as missed; --only-predicted leaves them out"
+    log.warning("%d of %d references have no prediction and %s", missing, references, fate)
 
 
 def find_label_files(prediction: str | Path, reference: str | Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -205,6 +254,10 @@ def volumes_by_name(entry: Path) -> dict[str, Path]:
             raise UsageError(f"{files[name]} and {path} are both case {name!r}; keep one")
         files[name] = path
     return files
+
+
+def _dice(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from se_med.data.layouts.description import FILE_NAME, read_description
 from se_med.data.structures import LabelValues
 from se_med.errors import ImageError, UsageError
 from se_med.io.images import image_stem, read_label
+from se_med.io.textfile import read_text
 
 CONFIG = "config.yaml"
 
@@ -123,7 +124,7 @@ def _find(
 
 def _read_sidecar(path: Path) -> Meaning | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

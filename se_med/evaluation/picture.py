@@ -24,6 +24,7 @@ from se_med.evaluation.folders import Evaluation, find_label_files, volumes_by_n
 from se_med.io.atomic import replacing
 from se_med.io.images import read_image, read_label
 from se_med.io.volume import Volume, same_geometry
+from se_med.page.figure import literal
 from se_med.page.palette import ON_GREY
 
 PALETTE = ON_GREY
@@ -105,7 +106,7 @@ def draw_case(
         if not image.flat:  # a photograph has no anatomical plane or sides
             _name_sides(subplot, axis, f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}")
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold", x=0.005, ha="left")
+        figure.suptitle(literal(title), fontsize=12, fontweight="bold", x=0.005, ha="left")
     figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
@@ -156,7 +157,7 @@ def draw_panels(
         _frame(subplot, box)
         if not image.flat:
             _name_sides(subplot, axis, "")
-        subplot.set_title(title, fontsize=10, loc="left")
+        subplot.set_title(literal(title), fontsize=10, loc="left")
     figure.legend(handles=_legend(labels, oriented), loc="outside lower left", ncols=5, frameon=False, fontsize=9)
     if not image.flat:
         figure.supxlabel(f"{PLANES[axis]}, {_position(affine, voxels.shape, axis, index)}", fontsize=9, x=0.995, ha="right")
@@ -322,7 +323,7 @@ def _position(affine: NDArray[np.float64], shape: tuple[int, ...], axis: int, in
 
 def _legend(labels: LabelValues, maps: list[Labels]) -> list[Any]:
     handles: list[Any] = [
-        Patch(color=PALETTE[position % len(PALETTE)], label=name)
+        Patch(color=PALETTE[position % len(PALETTE)], label=literal(name))
         for position, (name, values) in enumerate(labels.items())
         if any(mask_of(one, values).any() for one in maps)
     ]

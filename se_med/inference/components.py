@@ -15,25 +15,32 @@ CORNERS = np.ones((3, 3, 3), dtype=np.bool_)
 """Voxels that share a face, an edge or a corner are connected."""
 
 
-def correct(labels: Labels, largest: Sequence[Sequence[int]], filled: Sequence[Sequence[int]]) -> None:
+def correct(
+    labels: Labels,
+    largest: Sequence[Sequence[int]],
+    filled: Sequence[Sequence[int]],
+    structures: Sequence[Sequence[int]] = (),
+) -> None:
     """Keep the largest piece of some structures and fill holes of some, in place.
 
-    What is dropped becomes background, and only background is filled, so no structure takes a voxel from another.
+    What is dropped becomes background, or what is left of it where regions overlap: a dropped piece of a tumour's core is still
+    tumour. Only background is filled, so no structure takes a voxel from another.
 
     Args:
         labels: (X, Y, Z) label values.
         largest: for each structure whose largest piece is kept, its values; of equal pieces the first in memory order is kept.
         filled: likewise, the structures whose holes are filled: background that no path over faces leads out of. Holes get the
             first value.
+        structures: the values of every structure of the data set.
     """
     for values in largest:
-        keep_largest(labels, values)
+        keep_largest(labels, values, structures)
     for values in filled:
         fill_holes(labels, values)
 
 
-def keep_largest(labels: Labels, values: Sequence[int]) -> None:
-    """Set all pieces of a structure but the largest to background, in place."""
+def keep_largest(labels: Labels, values: Sequence[int], structures: Sequence[Sequence[int]] = ()) -> None:
+    """Take all pieces of a structure but the largest out of it, in place."""
     box = _box(mask_of(labels, values))
     if box is None:
         return
@@ -43,7 +50,28 @@ def keep_largest(labels: Labels, values: Sequence[int]) -> None:
     pieces, count = ndimage.label(mask_of(part, values), structure=CORNERS)
     if count > 1:
         largest = 1 + int(np.bincount(pieces.ravel())[1:].argmax())
-        part[(pieces != 0) & (pieces != largest)] = 0
+        dropped = (pieces != 0) & (pieces != largest)
+        places = {value: dropped & (part == value) for value in values}
+        for value, taken in places.items():
+            part[taken] = left_of(value, values, structures)
+
+
+def left_of(value: int, values: Sequence[int], structures: Sequence[Sequence[int]]) -> int:
+    """Return what a voxel becomes that is taken out of a structure, and so of all that lie within that structure.
+
+    Args:
+        value: label value of the voxel.
+        values: those of the structure.
+        structures: those of every structure of the data set.
+
+    Returns:
+        The value of the other structures that it was in, and of no more; 0 where there are none, or no value stands for these.
+    """
+    kept = [one for one in structures if value in one and not set(one) <= set(values)]
+    for candidate in kept[0] if kept else ():
+        if all((candidate in one) == (one in kept) for one in structures):
+            return candidate
+    return 0
 
 
 def fill_holes(labels: Labels, values: Sequence[int]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from se_med.config.experiment import Config
 from se_med.data.grids import Grids, find_grids
+from se_med.data.memory import total_memory
 from se_med.data.plan import Normalisation, Plan
 from se_med.data.preparation import Array, Preparation, Prepared
 from se_med.data.restoration import Restoration
@@ -82,7 +83,8 @@ class Predictor:
         self._groups = group(self.members)
         self._largest = _values(config.inference.largest_component, plan, "largest_component")
         self._filled = _values(config.inference.fill_holes, plan, "fill_holes")
-        self._limit = config.inference.max_memory * GIB
+        # A limit above what the machine has would let it swap.
+        self._limit = min(config.inference.max_memory * GIB, total_memory())
         self._gate = MemoryGate(self._limit)
 
     @classmethod
@@ -255,7 +257,7 @@ class Predictor:
 
     def _labels(self, maps: Maps, grids: Grids) -> NDArray[np.integer[Any]]:
         labels = self.preparation.label_values(maps.classes, grids)
-        correct(labels, self._largest, self._filled)
+        correct(labels, self._largest, self._filled, list(self.plan.structures.values.values()))
         return labels
 
     def _segmentation(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
 from se_med.config.base import Part
 from se_med.config.experiment import RUN_NAME
 
+MOST_RUNS = 10_000
+"""Runs of the largest study; a sweep of a few lines asks for as many as there are atoms."""
 CONTROLS = ("wider", "static", "no_squeeze", "shuffled", "mean")
 """What ``control`` may be: a wider plain network, or one of the attention blocks that are controls."""
 
@@ -60,10 +63,13 @@ class StudyConfig(Part):
         "Without meaning where training.steps is set.",
     )
     engine: Literal["local", "dask"] = Field("local", description="Where runs are made: processes of this machine, or Dask.")
-    workers: PositiveInt | None = Field(
-        None, description="Runs that are made at a time. Default: as many as the cores allow with this number of threads."
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Runs that are made at a time. Default: as many as the cores allow with this number of threads.",
     )
-    threads: PositiveInt = Field(1, description="CPU threads of each run. Two runs of one thread beat one run of two.")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of each run. Two runs of one thread beat one run of two.")
     address: str | None = Field(None, description="Address of a Dask scheduler. Default: Dask starts workers on this machine.")
     output: Path | None = Field(
         None,
@@ -95,6 +101,14 @@ class StudyConfig(Part):
             if not values:
                 raise ValueError(f"{key}: no values; give a list, as in [2, 4, 8]")
         return value
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Self:
+        swept = math.prod(len(values) for values in self.sweep.values()) if self.sweep else 0
+        runs = (len(self.arms) + swept) * len(self.folds) * len(self.seeds)
+        if runs > MOST_RUNS:
+            raise ValueError(f"{len(self.arms) + swept} arms x folds x seeds make {runs} runs; at most {MOST_RUNS} are made")
+        return self
 
     @model_validator(mode="after")
     def _something_to_compare(self) -> Self:

@@ -14,6 +14,9 @@ from se_med.study.run_model import fit_run_model
 from se_med.study.tables import CaseRow
 from se_med.study.verdict import Verdict, decide, p_text
 
+FEW = 4
+"""Degrees of freedom below which the t quantile makes the floor many times the differences that were seen."""
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -66,8 +69,7 @@ def measure_noise(cases: Iterable[CaseRow], reference: str, metric: Metric, marg
         split = decide({name: fit_run_model(paired.differences)}, f"{reference} (other seeds)", metric, margin)[0]
     text = (
         f"A/A: two runs of {reference} that differ only in their seed differed by up to {metric.text(largest)} "
-        f"(standard deviation of a run {metric.text(seed_sd)}). In a study of this size, seeds alone make differences of up to "
-        f"{metric.text(floor)}: what is smaller is no finding unless the runs are matched and the interval says so."
+        f"(standard deviation of a run {metric.text(seed_sd)}). {_floor_text(floor, freedom, metric)}"
     )
     return Noise(seed_sd, freedom, floor, largest, split, text + _split_text(split, metric))
 
@@ -75,6 +77,19 @@ def measure_noise(cases: Iterable[CaseRow], reference: str, metric: Metric, marg
 def _share(means: Sequence[Sequence[float]], values: Sequence[float]) -> float:
     """Share of a fold in the variance of the mean over folds: equal folds, its seeds averaged."""
     return 1 / (len(means) ** 2 * len(values))
+
+
+def _floor_text(floor: float, freedom: int, metric: Metric) -> str:
+    """Say what the floor means: a bound, which is wide where few pairs of seeds are all that is known."""
+    if freedom < FEW:
+        return (
+            f"How much more seeds alone can do is hardly known from so few runs: only a difference above {metric.text(floor)} "
+            "could not be their work, and more seeds would bring that bound down. Matched runs are judged by their interval."
+        )
+    return (
+        f"Between two arms of this study whose runs are not matched, seeds alone exceed a difference of {metric.text(floor)} in "
+        "one study of twenty: what is smaller is no finding, unless the runs are matched and the interval says so."
+    )
 
 
 def _split_text(split: Verdict | None, metric: Metric) -> str:

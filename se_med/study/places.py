@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -70,6 +70,7 @@ def claim(places: Places) -> Iterator[None]:
         except OSError:
             raise UsageError(f"{places.folder}: another process works on this study; wait for it or stop it") from None
         sweep_temporaries(places.folder)
+        sweep_temporaries(places.runs)
         yield
 
 
@@ -97,7 +98,8 @@ class Stop:
         if self.signum:
             raise InterruptedRunError("interrupted twice: left without waiting for checkpoints", signum)
         self.signum = signum
-        self.file.touch()
+        with suppress(OSError):  # a full disk; signals reach the processes of the runs all the same when this one leaves
+            self.file.touch()
         log.info("stopping: every run writes a checkpoint first")
 
     def refuse(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import tempfile
+import shutil
 import time
 from pathlib import Path
 from statistics import fmean
@@ -19,14 +19,15 @@ from se_med.data.folds import Fold
 from se_med.data.layouts import find_dataset
 from se_med.data.plan import Plan
 from se_med.data.stream import StepSampler, make_loader
+from se_med.errors import RunError
 from se_med.inference.precision import resolve_device, resolve_precision
 from se_med.inference.predictor import Predictor
-from se_med.io.atomic import write_json
+from se_med.io.atomic import temporary_path, write_json
 from se_med.networks.build import build_network
 from se_med.networks.cost import measure_network
 from se_med.progress import silent
 from se_med.study.job import Job
-from se_med.training.budget import TRIAL_STEPS, WARM_UP_STEPS, seconds_per_step
+from se_med.training.budget import TRIAL_STEPS, WARM_UP_STEPS, seconds_per_case, seconds_per_step
 from se_med.training.checkpoint import TrainingState
 from se_med.training.fit import fit
 from se_med.training.planned import Prescribed
@@ -124,10 +125,16 @@ def make_trial(job: Job) -> dict[str, Any]:
     """
     config, prescribed = _read(job)
     torch.set_num_threads(job.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        config = config.model_copy(update={"training": config.training.model_copy(update={"steps": 1, "max_minutes": None})})
-        data = gather(config, RunFolder(Path(folder)), resumed=False, progress=silent, prescribed=prescribed)
-        return _try(data)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"steps": 1, "max_minutes": None})})
+    # Beside the runs and under such a name, the folder is swept with the rest when this process is killed.
+    folder = temporary_path(Path(job.folder) / "trial")
+    try:
+        folder.mkdir(parents=True)
+        return _try(gather(config, RunFolder(folder), resumed=False, progress=silent, prescribed=prescribed))
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; check the folder and its free space") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _try(data: RunData) -> dict[str, Any]:
@@ -140,16 +147,12 @@ def _try(data: RunData) -> dict[str, Any]:
     start = time.perf_counter()
     step = seconds_per_step(module.network, config, data.plan, batches, device, precision)
     validation, predictor = Validation(data.validation, config, data.plan), Predictor(module.network, config, data.plan)
-    times = []
-    for case in (data.validation[0], *data.validation[:TIMED_CASES]):
-        begin = time.perf_counter()
-        validation.score(predictor, case, surfaces=True)
-        times.append(time.perf_counter() - begin)
+    times = [seconds_per_case(validation, predictor, case) for case in data.validation[:TIMED_CASES]]
     tensors = sum(tensor.numel() * tensor.element_size() for tensor in module.network.state_dict().values())
     copies = 4 + (training.ema is not None)  # stored weights; checkpoint of weights, two moments and their average
     return {
         "seconds_per_step": step,
-        "seconds_per_case": fmean(times[1:]),
+        "seconds_per_case": fmean(times),
         "cases": (training.validations - 1) * len(data.watched) + len(data.validation),
         "peak_memory_mb": peak_memory_mb(),
         "disk_mb": round(tensors * copies / 1e6, 2),

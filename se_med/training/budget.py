@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from se_med.config.experiment import Config
 from se_med.config.training import DEFAULT_MINUTES
+from se_med.data.cache import PreparedCase
 from se_med.data.plan import Plan
 from se_med.data.stream import StepSampler, make_loader
+from se_med.errors import UsageError
 from se_med.inference.precision import Precision, autocast, resolve_precision
 from se_med.inference.predictor import Predictor
 from se_med.training.losses import build_loss
@@ -34,6 +38,10 @@ TRIAL_SECONDS = 10.0
 FEWEST_STEPS = 500
 """A budget should allow as many steps as this, else smaller steps are better: on the hippocampus, the plain network of
 `configs/hippocampus.yaml` had a Dice of 0.86 after 500 steps, and 0.88 after 2000."""
+LEAST_STEPS = 50
+"""A budget that allows fewer is refused: nothing is learned in them, and whoever wants to see a run end sets the steps."""
+SHIFT = 2
+"""Voxels by which a reference is moved along each axis, to time how long scoring takes."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Trial:
 
     Attributes:
         step: seconds of one optimiser step.
-        case: seconds to predict and score one case.
+        case: seconds to segment and score one case.
         seconds: time of the trial itself.
     """
 
@@ -118,23 +126,36 @@ def run_trial(data: RunData, module: SegmentationModule) -> Trial:
     step = seconds_per_step(module.network, config, data.plan, batches, device, precision)
     validation = Validation(data.validation, config, data.plan)
     predictor = Predictor(module.network, config, data.plan)
-    case = min(_timed(lambda: validation.score(predictor, data.validation[0], surfaces=True)) for _ in range(2))
+    case = seconds_per_case(validation, predictor, data.validation[0])
     return Trial(step, case, time.perf_counter() - begin)
 
 
-def affordable_steps(trial: Trial, config: Config, watched: int, held_out: int) -> int:
-    """Return how many steps the budget in minutes allows; 1 at least.
+def seconds_per_case(validation: Validation, predictor: Predictor, case: PreparedCase) -> float:
+    """Time how long it takes to segment a case, and to score one.
 
-    The budget is the wall time of the steps, of the validations between them and at the end, and of the trial.
+    What is scored is the reference against itself, moved a little: what an untrained network finds is scattered all over the
+    volume, and the distances of its surfaces take many times as long as those of what a trained one finds.
+    """
+    segment = min(_timed(lambda: predictor.label(case.prepared)) for _ in range(2))
+    moved = np.roll(validation.reference(case).array, SHIFT, axis=(0, 1, 2))
+    return segment + min(_timed(lambda: validation.compare(case, moved, surfaces=True)) for _ in range(2))
+
+
+def affordable_steps(trial: Trial, config: Config, watched: int, held_out: int, spent: float = 0.0) -> int:
+    """Return how many steps the budget in minutes allows; 0 or fewer where nothing of it is left.
+
+    The budget is the wall time from the command to its end: of start and reading, the trial, the steps, and the validations
+    between them and at the end.
 
     Args:
         trial: what was measured.
         config: the budget and the number of validations.
         watched: cases of each validation during training.
         held_out: cases of the validation at the end.
+        spent: seconds that went by before the trial, without those that preparing cases took.
     """
-    left = budget_minutes(config) * 60 - trial.seconds - validation_seconds(trial, config, watched, held_out)
-    return max(1, int(left / trial.step))
+    left = budget_minutes(config) * 60 - spent - trial.seconds - validation_seconds(trial, config, watched, held_out)
+    return math.floor(left / trial.step)
 
 
 def validation_seconds(trial: Trial, config: Config, watched: int, held_out: int) -> float:
@@ -147,28 +168,39 @@ def budget_minutes(config: Config) -> float:
     return config.training.max_minutes or DEFAULT_MINUTES
 
 
-def steps_in_budget(data: RunData, module: SegmentationModule) -> Config:
+def steps_in_budget(data: RunData, module: SegmentationModule, spent: float = 0.0) -> Config:
     """Turn the budget in minutes into a number of steps.
 
     Args:
         data: prepared cases, plan and configuration.
         module: the network at its start; left untouched.
+        spent: seconds of the budget that are gone.
 
     Returns:
-        The configuration with ``training.steps`` set, 1 at least, and no budget any more.
+        The configuration with ``training.steps`` set and no budget any more.
+
+    Raises:
+        UsageError: fewer than `LEAST_STEPS` steps fit.
     """
     config, training = data.config, data.config.training
     trial = run_trial(data, module)
     sizes = len(data.watched), len(data.validation)
-    steps = affordable_steps(trial, config, *sizes)
+    steps = affordable_steps(trial, config, *sizes, spent)
     minutes, validations = budget_minutes(config), validation_seconds(trial, config, *sizes)
+    parts = f"a step takes {trial.step:.3g} s, start and trial {spent + trial.seconds:.0f} s, validation {validations:.0f} s"
+    more = math.ceil((spent + trial.seconds + validations + FEWEST_STEPS * trial.step) / 60)
+    remedy = (
+        f"{FEWEST_STEPS} need training.max_minutes={more}; or let `se-med plan --trial -o plan.json` plan a smaller network, and "
+        "train with data.plan=plan.json"
+    )
+    if steps < LEAST_STEPS:
+        raise UsageError(
+            f"training.max_minutes: {minutes:g} {'minute is' if minutes == 1 else 'minutes are'} {max(0, steps)} steps, too few "
+            f"to train: {parts}. {remedy}; or set training.steps, to train however long it takes"
+        )
     log.info("budget: %g minutes are %d steps of %.3f s, and %.0f s of validation", minutes, steps, trial.step, validations)
     if steps < FEWEST_STEPS:
-        log.warning(
-            "warning: %d steps are too few to learn much; give it more minutes, or let `se-med plan --trial -o plan.json` plan a "
-            "smaller network for these and train with data.plan=plan.json",
-            steps,
-        )
+        log.warning("warning: %d steps are too few to learn much; %s", steps, remedy)
     return config.model_copy(update={"training": training.model_copy(update={"steps": steps, "max_minutes": None})})
 
 

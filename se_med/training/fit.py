@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,8 @@ import torch
 
 from se_med.config.dump import dump_config
 from se_med.config.experiment import Config
+from se_med.data.root import require_root
+from se_med.errors import RunError
 from se_med.evaluation.summary import Summary, summarise
 from se_med.inference.model import save_model
 from se_med.inference.precision import resolve_device, resolve_precision
@@ -56,7 +60,13 @@ class RunResult:
 
 
 def fit(
-    config: Config, folder: Path, *, resume: bool = False, progress: Progress = silent, prescribed: Prescribed | None = None
+    config: Config,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+    prescribed: Prescribed | None = None,
+    begun: float | None = None,
 ) -> RunResult:
     """Train one network and write its run folder.
 
@@ -67,18 +77,21 @@ def fit(
             contradict it.
         progress: shows long work.
         prescribed: plan and cases, where a study has decided them.
+        begun: moment, by `time.monotonic`, from which a budget in minutes counts; the call by default.
 
     Returns:
         The validation scores after the last step.
 
     Raises:
         UsageError: the run is finished or someone else's, the configuration contradicts the run that is resumed, the data
-            cannot be found, or a tracker is not installed.
+            cannot be found, the budget is too small, or a tracker is not installed.
         DataError: cases cannot be used; nothing was trained.
         InterruptedRunError: a signal asked to stop; a checkpoint was written.
         RunError: training diverged, or a checkpoint cannot be read.
     """
+    begun = time.monotonic() if begun is None else begun
     run = RunFolder(folder)
+    require_root(config.data)
     require_trackers(config.training.loggers)
     if processes.own_number() > 0:
         with _own_threads(), _quiet_libraries(), Interruption() as interruption:
@@ -90,7 +103,7 @@ def fit(
         data = gather(config, run, resumed=state.step > 0, progress=progress, prescribed=prescribed)
         module = build_module(data, state)
         if data.config.training.steps is None:
-            data = replace(data, config=steps_in_budget(data, module))
+            data = replace(data, config=steps_in_budget(data, module, time.monotonic() - begun - data.preparing))
             module = build_module(data, state)
         write_text(run.config, dump_config(data.config))
         _warn_of_another_environment(state, data.config)
@@ -183,11 +196,31 @@ def _provenance(data: RunData, state: TrainingState, model_digest: str) -> dict[
     }
 
 
+class _RunLog(logging.FileHandler):
+    """The log of a run, which goes on without it where the disk is full: what has to be whole says so by itself."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror}; check the folder and its rights") from None
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (the name in logging)
+        """Say nothing of what the system refuses."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file; what could not be written is lost."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Copy everything that se-med says into the run's log."""
     logger = logging.getLogger("se_med")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(handler)
     try:

@@ -31,10 +31,15 @@ def estimate_plan(planned: Planned) -> Planned:
     return _with_estimate(planned, _estimate(planned, memory, measured=False))
 
 
-def try_plan(planned: Planned, progress: Progress) -> Planned:
+def try_plan(planned: Planned, progress: Progress, spent: float = 0.0) -> Planned:
     """Time the plan's steps on this machine, and plan smaller ones where the budget allows fewer than 500 of them.
 
     A few cases are prepared for it, which a run will find prepared. Where steps are set instead of minutes, the plan stays.
+
+    Args:
+        planned: the plan by the rules.
+        progress: shows long work.
+        spent: seconds that starting and reading took, which a run will need too.
 
     Raises:
         DataError: cases cannot be used.
@@ -43,18 +48,18 @@ def try_plan(planned: Planned, progress: Progress) -> Planned:
     before, training = torch.get_num_threads(), planned.config.training
     torch.set_num_threads(choose_threads(training.threads, None, training.processes))
     try:
-        return _try(planned, progress)
+        return _try(planned, progress, spent)
     finally:
         torch.set_num_threads(before)
 
 
-def _try(planned: Planned, progress: Progress) -> Planned:
+def _try(planned: Planned, progress: Progress, spent: float) -> Planned:
     trained, held_out, _ = planned.parts()
     train, validation = prepare_parts(planned, (trained[:MOST_CASES], held_out[:1]), progress)
     while True:
         data = RunData(planned.config, planned.plan, train, validation)
         trial = run_trial(data, build_module(data, TrainingState()))
-        steps = _steps(planned, trial)
+        steps = _steps(planned, trial, spent)
         if planned.config.training.steps is not None or steps >= FEWEST_STEPS:
             break
         why = (
@@ -72,11 +77,11 @@ def _try(planned: Planned, progress: Progress) -> Planned:
     return _with_estimate(planned, found.model_copy(update=seconds))
 
 
-def _steps(planned: Planned, trial: Trial) -> int:
+def _steps(planned: Planned, trial: Trial, spent: float) -> int:
     if planned.config.training.steps is not None:
         return planned.config.training.steps
     fold = planned.fold
-    return affordable_steps(trial, planned.config, len(fold.selection or fold.validation), len(fold.validation))
+    return max(1, affordable_steps(trial, planned.config, len(fold.selection or fold.validation), len(fold.validation), spent))
 
 
 def _estimate(planned: Planned, memory_mb: float, *, measured: bool) -> Estimate:

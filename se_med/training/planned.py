@@ -7,6 +7,7 @@ where one is made to be kept (`se-med plan --trial`): runs that are compared sha
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from se_med.data.fingerprint import Fingerprint, take_fingerprint
 from se_med.data.folds import Fold, select_fold
 from se_med.data.given_plan import adopt_plan
 from se_med.data.layouts import find_dataset
+from se_med.data.memory import total_memory
 from se_med.data.plan import Plan
 from se_med.data.planning import FEWEST_BATCH, make_plan, resolve
 from se_med.errors import UsageError
@@ -89,8 +91,6 @@ def plan_run(config: Config, progress: Progress, prescribed: Prescribed | None =
             fit, or nothing that can be planned fits into the memory.
         DataError: cases cannot be used, each named on a line of its own.
     """
-    if config.data.root is None:
-        raise UsageError("data.root: no data set is named; set data.root in the file, or data.root=FOLDER on the command line")
     dataset = find_dataset(config.data)
     if prescribed is not None:
         return _checked(Planned(config, config, prescribed.plan, dataset, prescribed.fold, None))
@@ -109,7 +109,19 @@ def plan_run(config: Config, progress: Progress, prescribed: Prescribed | None =
 def _checked(planned: Planned) -> Planned:
     planned = planned.with_plan(planned.plan)
     choose_test_time_flips(planned.config)
+    _refuse_vast_batch(planned.plan)
     return planned
+
+
+def _refuse_vast_batch(plan: Plan) -> None:
+    """Refuse patches of which not even the voxels of a batch fit into the machine."""
+    size = 4 * math.prod(plan.patch) * plan.batch_size * (len(plan.channels) + 1)
+    if size > total_memory():
+        patch = "x".join(map(str, plan.patch))
+        raise UsageError(
+            f"training.patch, training.batch_size: {plan.batch_size} patches of {patch} voxels take {1e-9 * size:.3g} GB, the "
+            f"machine has {1e-9 * total_memory():.3g} GB; make them smaller"
+        )
 
 
 def smaller_plan(planned: Planned, why: str) -> Plan | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,7 @@ from se_med.data.folds import read_split, write_split
 from se_med.data.layouts import find_dataset
 from se_med.data.plan import Plan
 from se_med.errors import UsageError
+from se_med.inference.model import read_plan
 from se_med.io.atomic import write_text
 from se_med.progress import Progress
 from se_med.training.planned import Planned, Prescribed, plan_run
@@ -44,6 +46,7 @@ class RunData:
         train: cases that are trained on.
         validation: held-out cases.
         selection: cases that are neither trained on nor reported; empty where none are set aside.
+        preparing: seconds that preparing the cases took, or finding them prepared.
     """
 
     config: Config
@@ -51,6 +54,7 @@ class RunData:
     train: list[PreparedCase]
     validation: list[PreparedCase]
     selection: list[PreparedCase] = field(default_factory=list)
+    preparing: float = 0.0
 
     @property
     def watched(self) -> list[PreparedCase]:
@@ -76,7 +80,7 @@ def gather(config: Config, run: RunFolder, *, resumed: bool, progress: Progress,
     """
     if resumed:
         config = stored_config(config, run)
-        plan = Plan.model_validate_json(run.plan.read_text(encoding="utf-8"))
+        plan = read_plan(run.plan)
         planned = Planned(config, config, plan, find_dataset(config.data), read_split(run.split)[0], None)
     else:
         planned = plan_run(config, progress, prescribed)
@@ -90,14 +94,16 @@ def gather(config: Config, run: RunFolder, *, resumed: bool, progress: Progress,
     parts = planned.parts()
     counts = [f"{len(part)} {name}" for name, part in zip(("training", "validation", "selection"), parts, strict=True) if part]
     log.info("data: %s (%s), %s cases", dataset.root, dataset.layout, ", ".join(counts))
+    begun = time.monotonic()
     prepared = prepare_parts(planned, parts, progress)
+    preparing = time.monotonic() - begun
     pixels = {case.case.name: case.manifest.pixels for part in prepared for case in part}
     refuse(dataset.root, [finding.line for finding in find_leaks(same_digest(pixels), fold)])
     _warn_of_missing_structures(planned.plan, prepared[0])
     if not resumed:
         write_text(run.plan, planned.plan.model_dump_json(indent=2) + "\n")
         write_split(run.split, [fold])
-    return RunData(config, planned.plan, *prepared)
+    return RunData(config, planned.plan, prepared[0], prepared[1], prepared[2], preparing)
 
 
 def prepare_parts(planned: Planned, parts: Sequence[Sequence[Case]], progress: Progress) -> list[list[PreparedCase]]:

@@ -10,10 +10,12 @@ from torch import nn
 from se_med.config.experiment import Config
 from se_med.data.cache import PreparedCase
 from se_med.data.plan import Plan
+from se_med.data.structures import Labels
 from se_med.errors import UsageError
 from se_med.evaluation.metrics import StructureScore, score_case
 from se_med.inference.predictor import Predictor
 from se_med.io.images import read_label
+from se_med.io.volume import Volume
 from se_med.training import processes
 
 log = logging.getLogger(__name__)
@@ -79,10 +81,21 @@ class Validation:
         Raises:
             UsageError: the case has no label.
         """
+        return self.compare(case, predictor.label(case.prepared), surfaces=surfaces)
+
+    def reference(self, case: PreparedCase) -> Volume:
+        """Read the label file of a case, as it is on disk.
+
+        Raises:
+            UsageError: the case has no label.
+        """
         if case.case.label is None:
             raise UsageError(f"{case.case.name}: a held-out case needs a label")
-        prediction = predictor.label(case.prepared)
-        reference = read_label(case.case.label)
+        return read_label(case.case.label)
+
+    def compare(self, case: PreparedCase, prediction: Labels, *, surfaces: bool) -> list[StructureScore]:
+        """Score label values (X, Y, Z) on the grid of the label file of a case."""
+        reference = self.reference(case)
         return score_case(
             case.case.name,
             prediction,

@@ -119,3 +119,11 @@ def test_an_output_that_is_a_file(se_med, here, small_data):
     result = se_med("check", small_data, "-o", "out")
     assert result.code == 1
     assert "out: cannot make the folder" in result.err
+
+
+def test_a_page_may_be_named(se_med, here, small_data):
+    result = se_med("check", small_data, "-o", "pages/mine.html")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in (here / "pages").iterdir()) == ["mine.html", "mine.json"]
+    assert (here / "pages" / "mine.html").read_text().startswith("<!DOCTYPE html>")
+    assert "Page: pages/mine.html" in result.out

@@ -14,7 +14,8 @@ import pytest
 from nibabel.orientations import apply_orientation
 from prepared_samples import blobs, plan_of, prepared_cases, write_case, write_cases
 
-from se_med.data.cache import default_cache, predict_disk, prepare_cases
+from se_med.data.cache import predict_disk, prepare_cases
+from se_med.data.cache_folder import default_cache
 from se_med.data.case import Case
 from se_med.data.checks.reading import pixel_digest
 from se_med.data.entry import FOREGROUND_VOXELS, case_size

@@ -112,6 +112,17 @@ def test_what_a_living_process_uses_stays_until_it_ends(cache):
     assert not list((cache / ".uses").iterdir())
 
 
+@pytest.mark.parametrize(("end", "left"), [("", 0), ("import os; os._exit(0)", 1)])
+def test_a_process_that_ends_well_takes_its_list_along(tmp_path, end, left):
+    script = (
+        f"from pathlib import Path\nfrom se_med.data.cache_use import announce_use\nannounce_use(Path({str(tmp_path)!r}), 'a')\n"
+    )
+    subprocess.run([sys.executable, "-c", script + end], check=True)
+    assert len(list((tmp_path / ".uses").iterdir())) == left
+    assert used_entries(tmp_path) == set()
+    assert not list((tmp_path / ".uses").iterdir())
+
+
 def test_this_process_counts_too(cache):
     mine = list_entries(cache)[0]
     announce_use(cache, mine.folder.name)

@@ -216,3 +216,33 @@ def test_distances_are_in_mm_of_the_files_grid(tmp_path):
     assert score.hd95 == pytest.approx(2.0)
     assert score.nsd == 1.0
     assert score.reference_ml == pytest.approx(64 * 3 / 1000)
+
+
+def test_only_what_was_predicted_may_be_scored_and_both_counts_are_told(folders, caplog):
+    prediction, reference = folders
+    for case in "bc":
+        (prediction / f"{case}.nii.gz").unlink()
+    with caplog.at_level("WARNING", logger="se_med"):
+        every = evaluate_folder(prediction, reference, LABELS)
+        assert caplog.messages == ["2 of 3 references have no prediction and count as missed; --only-predicted leaves them out"]
+        some = evaluate_folder(prediction, reference, LABELS, only_predicted=True)
+    assert caplog.messages[1:] == ["2 of 3 references have no prediction and are left out"]
+    assert (every.summary.cases, some.summary.cases, every.predicted.cases) == (3, 1, 1)
+    assert every.summary.mean_dice == pytest.approx(1 / 3)
+    assert some.summary.mean_dice == every.predicted.mean_dice == 1.0
+    assert every.missing == some.missing == ("b", "c")
+    assert every.mean_line == (
+        "mean Dice 0.3333 over 3 cases, 2 of them without a prediction and counted as missed; "
+        "1.0000 over the 1 cases that were predicted (--only-predicted)"
+    )
+    assert "2 references without a prediction are left out" in some.mean_line
+    assert some.to_dict()["only_predicted"]
+    assert every.to_dict()["predicted"] == {"cases": 1, "mean_dice": 1.0}
+    (prediction / "a.nii.gz").rename(prediction / "other.nii.gz")
+    with pytest.raises(UsageError, match="none of the 3 references has a prediction"):
+        evaluate_folder(prediction, reference, LABELS, only_predicted=True)
+
+
+def test_complete_predictions_need_no_word_about_it(folders, caplog):
+    evaluation = evaluate_folder(*folders, LABELS, only_predicted=True)
+    assert (evaluation.mean_line, evaluation.missing, caplog.messages) == ("", (), [])

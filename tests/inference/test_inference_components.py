@@ -7,7 +7,7 @@ import pytest
 from tiny_model import make_plan, make_predictor
 
 from se_med.errors import UsageError
-from se_med.inference.components import correct, fill_holes, keep_largest
+from se_med.inference.components import correct, fill_holes, keep_largest, left_of
 from se_med.io.volume import Volume
 
 
@@ -31,6 +31,43 @@ def test_a_region_of_several_values_is_one_piece():
     labels[6:] = 1
     keep_largest(labels, (1, 3))
     assert np.array_equal(labels[:, 0, 0], [1, 1, 3, 3, 0, 0, 0, 0])
+
+
+WHOLE, CORE, ENHANCING = (2, 1, 3), (1, 3), (3,)
+REGIONS = [WHOLE, CORE, ENHANCING]
+
+
+def test_a_dropped_piece_of_an_inner_region_stays_in_the_region_around_it():
+    labels = np.zeros((12, 4, 4), np.uint8)
+    labels[1:11] = 2
+    labels[2:6] = 1
+    labels[3:5] = 3
+    labels[8:9] = 1  # a small piece of core
+    labels[9:10] = 3  # that enhances
+    before = labels > 0
+    correct(labels, [CORE], [], REGIONS)
+    assert np.array_equal(labels[:, 0, 0], [0, 2, 1, 3, 3, 1, 2, 2, 2, 2, 2, 0])
+    assert np.array_equal(labels > 0, before)
+    labels[10, 0, 0] = 3
+    correct(labels, [ENHANCING], [], REGIONS)
+    assert labels[10, 0, 0] == 1  # what does not enhance is still core
+
+
+def test_a_dropped_piece_of_the_whole_takes_along_what_is_in_it():
+    labels = np.zeros((9, 3, 3), np.uint8)
+    labels[:5] = 2
+    labels[7:] = 2
+    labels[7, 1, 1] = 3
+    correct(labels, [WHOLE], [], REGIONS)
+    assert not labels[5:].any()
+
+
+def test_a_value_that_stands_for_just_what_is_left():
+    assert [left_of(value, CORE, REGIONS) for value in CORE] == [2, 2]
+    assert left_of(3, ENHANCING, REGIONS) == 1
+    assert left_of(1, (1, 3), [(1, 3), (4,)]) == 0
+    assert left_of(2, (1, 2), [(1, 2), (2, 3)]) == 3  # two that overlap
+    assert left_of(2, (2,), [(1, 2), (2,), (1, 3)]) == 0  # 1 would be in the third too
 
 
 def test_enclosed_background_is_filled_and_other_structures_are_not():

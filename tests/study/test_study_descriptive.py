@@ -114,3 +114,14 @@ def test_one_seed_has_no_noise_floor():
     noise = measure_noise(drawn_cases({"plain": 0.0}, folds=3, seeds=1), "plain", DICE, 0.005)
     assert (noise.floor, noise.split) == (None, None)
     assert "not known" in noise.sentence
+
+
+def test_a_floor_from_few_runs_is_called_a_bound_that_more_seeds_bring_down():
+    few = measure_noise(drawn_cases({"plain": 0.0}, folds=1, seeds=2), "plain", DICE, 0.005)
+    assert few.freedom == 1
+    assert few.floor > 5 * few.largest
+    assert "hardly known from so few runs" in few.sentence
+    assert "more seeds would bring that bound down" in few.sentence
+    many = measure_noise(drawn_cases({"plain": 0.0}, folds=3, seeds=4), "plain", DICE, 0.005)
+    assert "seeds alone exceed a difference of" in many.sentence
+    assert "hardly known" not in many.sentence

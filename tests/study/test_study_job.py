@@ -1,5 +1,6 @@
 """Jobs in processes of their own: answers, stopping with a checkpoint, and what is said of one that dies."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -102,3 +103,16 @@ def test_errors_are_one_line(make):
     assert end.status == "failed"
     assert "loss is" in end.error
     assert "\n" not in end.error
+
+
+def test_a_trial_leaves_nothing_and_says_when_the_disk_is_full(make, tmp_path, monkeypatch):
+    def full(config, run, **details):
+        (run.path / "plan.json").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("se_med.study.work.gather", full)
+    job = make(kind="trial")
+    end = do(job)
+    assert end.status == "failed"
+    assert end.error.endswith("cannot be written: No space left on device; check the folder and its free space")
+    assert not list(Path(job.folder).iterdir())

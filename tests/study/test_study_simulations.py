@@ -10,6 +10,7 @@ from benchmarks.verdicts import (
     MARGIN,
     World,
     coverage,
+    coverage_of_methods,
     false_by_cases,
     false_verdicts,
     study_words,
@@ -60,3 +61,15 @@ def test_power_at_the_margin():
 def test_too_few_runs_are_inconclusive_whatever_they_show():
     words = {word for (word,) in study_words(np.random.default_rng(5), World(0.0001, 0.001, 20), 3, 1, 50, (0.05,))}
     assert words == {"inconclusive"}
+
+
+def test_other_ways_to_an_interval_are_worse_in_the_ways_that_are_written():
+    generator = np.random.default_rng(3)
+    found = coverage_of_methods(generator, World(run=0.004, case=0.005, cases=12), 2, 2, 2000)
+    small = coverage_of_methods(generator, World(run=0.001, case=0.02, cases=12), 2, 2, 2000)
+    for shares in (found, small):
+        assert 0.93 < shares["this model"] < 0.975
+        assert 0.93 < shares["folds alone"] < 0.97
+    assert small["run pairs as if independent"] < 0.92  # seeds repeat the cases
+    assert small["run pairs - 1 degrees of freedom"] > 0.97
+    assert np.isnan(coverage_of_methods(generator, World(0.001, 0.01, 12), 5, 1, 10)["run variance within folds"])

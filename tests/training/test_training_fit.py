@@ -12,6 +12,7 @@ from se_med.config.load import load_config
 from se_med.errors import RunError, UsageError
 from se_med.inference.predictor import Predictor
 from se_med.progress import silent
+from se_med.training import budget
 from se_med.training.run_data import gather
 from se_med.training.run_folder import RunFolder
 from se_med.training.validation import Validation
@@ -51,10 +52,20 @@ def test_loss_falls_and_dice_rises(train):
     assert sum(scores) / len(scores) > 0.5
 
 
-def test_budget_becomes_steps(train):
-    made = train("timed", "training.max_minutes=0.05")
+def test_budget_becomes_steps(train, monkeypatch):
+    measured, run_trial = [], budget.run_trial
+
+    def trial(data, module):
+        measured.append(run_trial(data, module))
+        return budget.Trial(1.0, 0.0, 0.0)
+
+    monkeypatch.setattr(budget, "TRIAL_STEPS", 2)
+    monkeypatch.setattr(budget, "run_trial", trial)
+    made = train("timed", "training.max_minutes=1.5")
+    assert 0 < measured[0].step < measured[0].seconds
+    assert 0 < measured[0].case < measured[0].seconds
     stored = yaml.safe_load((made.folder / "config.yaml").read_text())["training"]
-    assert stored["steps"] == made.provenance["steps"] >= 1
+    assert budget.LEAST_STEPS <= stored["steps"] == made.provenance["steps"] < 90
     assert stored["max_minutes"] is None
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from se_med.page import INK, PALETTE
+from se_med.page import INK, PALETTE, literal
 from se_med.study.endpoints import METRICS, Metric
 from se_med.study.report.curves import Curve
 from se_med.study.statistics import StudyStatistics
@@ -138,20 +138,32 @@ COSTS = {
 """What is measured of each run, how it is called, and what it is divided by."""
 
 
-def costs_of(runs: Sequence[RunRow], arm: str) -> dict[str, float | None]:
-    """Return the mean over the finished runs of an arm of each cost; None where it was not measured."""
-    found: dict[str, float | None] = {}
+@dataclass(frozen=True)
+class Cost:
+    """One cost of an arm: the median over its finished runs, and between which values the middle half of them lies."""
+
+    median: float
+    low: float
+    high: float
+
+
+def costs_of(runs: Sequence[RunRow], arm: str) -> dict[str, Cost | None]:
+    """Return each cost of an arm; None where it was not measured."""
+    found: dict[str, Cost | None] = {}
     for name in COSTS:
         values = [getattr(run, name) for run in runs if run.arm == arm and run.status == "finished"]
         known = [float(value) for value in values if value is not None]
-        found[name] = float(np.mean(known)) if known else None
+        low, median, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist() if known else (0.0, 0.0, 0.0)
+        found[name] = Cost(median, low, high) if known else None
     return found
 
 
 def score_against_cost(
     runs: Sequence[RunRow], scores: Mapping[str, Sequence[float]], metric: Metric, look: Mapping[str, Look]
 ) -> Figure:
-    """Draw the endpoint of each arm against each cost; bars reach over the means of its runs.
+    """Draw the endpoint of each arm against each cost.
+
+    Upright bars reach over the means of its runs, level ones over the middle half of what was measured.
 
     Args:
         runs: the runs of the study.
@@ -170,8 +182,9 @@ def score_against_cost(
             if cost is None or not values:
                 continue
             mean, style = float(np.mean(values)), look[arm]
-            axes.plot([cost / unit] * 2, [min(values), max(values)], color=style.colour, linewidth=1.6, alpha=0.6)
-            axes.plot(cost / unit, mean, style.mark, color=style.colour, markersize=8, label=arm)
+            axes.plot([cost.median / unit] * 2, [min(values), max(values)], color=style.colour, linewidth=1.6, alpha=0.6)
+            axes.plot([cost.low / unit, cost.high / unit], [mean, mean], color=style.colour, linewidth=1.6, alpha=0.6)
+            axes.plot(cost.median / unit, mean, style.mark, color=style.colour, markersize=8, label=arm)
         axes.set_xlabel(title, fontsize=9.5)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.18)
@@ -202,7 +215,7 @@ def scores_forest(statistics: StudyStatistics, look: Mapping[str, Look]) -> Figu
             if entry.low is not None and entry.high is not None:
                 axes.plot([entry.low, entry.high], [row, row], color=style.colour, linewidth=1.8)
             axes.plot(entry.difference, row, style.mark, color=style.colour, markersize=5, label=entry.arm)
-        axes.set_yticks(range(len(structures)), structures)
+        axes.set_yticks(range(len(structures)), [literal(name) for name in structures])
         axes.set_ylim(len(structures) - 0.5, -0.5)
         better = "more" if metric.sign > 0 else "less"
         axes.set_title(f"{metric.title}{_unit(metric)}: {better} is better", fontsize=10, loc="left")

@@ -19,6 +19,7 @@ from se_med.study.report import figures
 from se_med.study.report.cases import ShownCase, choose_cases, show_cases
 from se_med.study.report.curves import read_curves
 from se_med.study.report.facts import Facts, gather_facts
+from se_med.study.report.gates import watch_arms
 from se_med.study.report.methods import methods
 from se_med.study.statistics import StudyStatistics, compute_statistics
 from se_med.study.tables import STUDY, ArmRow, RunRow, Tables, read_tables
@@ -35,7 +36,7 @@ def write_report(folder: Path, progress: Progress = silent, *, pictures: bool = 
     Args:
         folder: the study folder.
         progress: shows long work: cases are segmented again for their pictures.
-        pictures: show cases and the viewer, for which data and weights must still be there.
+        pictures: show cases, the viewer and what gates do, for which data and weights must still be there.
 
     Returns:
         The statistics that it tells.
@@ -49,10 +50,13 @@ def write_report(folder: Path, progress: Progress = silent, *, pictures: bool = 
     statistics = compute_statistics(tables, study.endpoint, study.margin)
     facts = gather_facts(folder, tables.runs, tables.reference)
     shown, note = show_cases(folder, tables, choose_cases(tables, statistics), progress) if pictures else ([], "")
+    gates, gates_note = watch_arms(folder, tables, progress) if pictures else ([], "")
     write_page(
         folder / REPORT,
         "se_med.study.report",
         "report.html",
+        gates=gates,
+        gates_note=gates_note,
         **_page(folder, study, tables, statistics, facts),
         **_cases(shown, note, facts),
     )
@@ -84,6 +88,7 @@ def _page(folder: Path, study: StudyConfig, tables: Tables, statistics: StudySta
             "curves": figure_uri(figures.learning_curves(curves, look)) if curves else "",
             "scores": figure_uri(figures.scores_forest(statistics, look)),
         },
+        "cost_note": _cost_note(study, facts),
         "cost_titles": [title for title, _ in figures.COSTS.values()],
         "costs": [{"arm": arm, "cells": _cost_cells(tables.runs, arm)} for arm in arms],
         "described": [_described(statistics, arm) for arm in statistics.paired],
@@ -124,10 +129,28 @@ def _verdicts(statistics: StudyStatistics) -> list[dict[str, Any]]:
 
 def _cost_cells(runs: Sequence[RunRow], arm: str) -> list[str]:
     cells = []
-    for name, value in figures.costs_of(runs, arm).items():
-        scaled = 0.0 if value is None else value / figures.COSTS[name][1]
-        cells.append("-" if value is None else f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}")
+    for name, cost in figures.costs_of(runs, arm).items():
+        if cost is None:
+            cells.append("-")
+            continue
+        low, median, high = (_three_digits(value / figures.COSTS[name][1]) for value in (cost.low, cost.median, cost.high))
+        cells.append(median if low == high else f"{median} ({low} to {high})")
     return cells
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _cost_note(study: StudyConfig, facts: Facts) -> str:
+    """Return what was measured how: times of runs that went on beside others are longer, and vary more, than times alone."""
+    cores = max((int(machine.get("cores") or 1) for machine in facts.machines), default=1)
+    beside = (study.workers or max(1, cores // study.threads)) - 1
+    others = f"beside up to {beside} other run{'s' * (beside != 1)} of the study" if beside else "with no other run beside"
+    return (
+        "Medians over the runs of an arm; in parentheses, and as level bars, the middle half of them. "
+        f"Times and memory were measured in the runs themselves, {others}: differences within the parentheses are noise."
+    )
 
 
 def _described(statistics: StudyStatistics, arm: str) -> dict[str, Any]:
