@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from gzip import BadGzipFile
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -15,7 +16,7 @@ from se_med.errors import RunError
 
 _MOST_ENTRIES = 200_000
 _CHUNK = 1 << 20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, BadGzipFile, zlib.error, LZMAError, EOFError, NotImplementedError)
 
 
 def unpack(archive: Path, folder: Path, limit: int) -> None:
@@ -83,7 +84,11 @@ def _zip_entries(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
             if info.is_dir():
                 yield info.filename, None
             else:
-                with packed.open(info) as content:
+                try:
+                    content = packed.open(info)
+                except (OSError, ValueError) as error:  # an entry that is said to lie before the beginning
+                    raise zipfile.BadZipFile(str(error)) from None
+                with content:
                     yield info.filename, content
 
 

@@ -17,6 +17,7 @@ from se_med.data.case import Case, Dataset, refuse
 from se_med.data.strata import Volumes, deal, traits_of, volumes_of
 from se_med.errors import DataError, UsageError
 from se_med.io.atomic import write_text
+from se_med.io.textfile import read_text
 
 if TYPE_CHECKING:
     from se_med.data.fingerprint import Fingerprint
@@ -143,7 +144,7 @@ def read_split(path: Path) -> tuple[Fold, ...]:
     if not path.is_file():
         raise UsageError(f"data.split: {path} does not exist")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path, encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON: {error or type(error).__name__}") from None
     if not isinstance(content, list) or not content:

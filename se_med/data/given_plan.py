@@ -15,6 +15,7 @@ from se_med.data.plan import Plan
 from se_med.data.topology import check_patch
 from se_med.errors import UsageError
 from se_med.io.image2d import is_flat
+from se_med.io.textfile import read_text
 
 AGAIN = "give the plan of this data set, or make one with `se-med plan`"
 
@@ -26,7 +27,7 @@ def read_plan(path: Path) -> Plan:
         UsageError: there is no such file, or it is not a plan.
     """
     try:
-        return Plan.model_validate_json(path.read_text(encoding="utf-8"))
+        return Plan.model_validate_json(read_text(path))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: is not the plan of a run ({str(error).splitlines()[0]})") from None
 

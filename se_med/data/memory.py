@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from se_med.data.case import Case
 from se_med.errors import ImageError
-from se_med.io.image2d import is_flat
+from se_med.io.image2d import is_flat, read_flat_size
 from se_med.io.images import read_geometry
 from se_med.io.volume import Geometry
 
@@ -44,9 +43,8 @@ def case_geometry(case: Case) -> Geometry | None:
 
 def _flat_geometry(path: Path) -> Geometry:
     """Return the grid of a 2D image without decoding it."""
-    with Image.open(path) as image:
-        columns, rows = image.size
-        return Geometry((columns, rows, 1), np.eye(4), (1.0, 1.0, 1.0), len(image.getbands()))
+    columns, rows, channels = read_flat_size(path)
+    return Geometry((columns, rows, 1), np.eye(4), (1.0, 1.0, 1.0), channels)
 
 
 class Allowance:

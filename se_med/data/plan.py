@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from se_med.config.base import Part
+from se_med.config.data import Spacing
 from se_med.data.structures import Structures, structures_of
+
+LabelValue = Annotated[int, Field(ge=1, lt=2**63)]
+"""Value of a structure in label maps."""
 
 
 class Normalisation(Part):
@@ -21,6 +25,12 @@ class Normalisation(Part):
     clip: tuple[float, float] | None = Field(None, description="Lowest and highest intensity kept (ct).")
     mean: float | None = Field(None, description="Foreground mean of the data set (ct).")
     std: float | None = Field(None, description="Foreground standard deviation of the data set (ct).")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.method == "ct" and (self.clip is None or self.mean is None or self.std is None):
+            raise ValueError("ct needs clip, mean and std")
+        return self
 
 
 class Estimate(Part):
@@ -42,13 +52,13 @@ class Plan(Part):
     spatial_dims: Literal[2, 3] = Field(description="Rank of the network.")
     slice_axis: Literal[0, 1, 2] | None = Field(description="Axis (RAS) across which a 2D network takes slices; null in 3D.")
     channels: tuple[str, ...] = Field(description="Name of each input channel.")
-    labels: dict[str, int] = Field(
+    labels: dict[str, LabelValue] = Field(
         description="Name of each structure and the value that predictions write for it, in the order of the network's outputs."
     )
-    spacing: tuple[float, float, float] = Field(description="Spacing in mm (RAS) of the prepared volumes.")
+    spacing: tuple[Spacing, Spacing, Spacing] = Field(description="Spacing in mm (RAS) of the prepared volumes.")
     normalisation: tuple[Normalisation, ...] = Field(description="One entry per channel.")
-    patch: tuple[int, ...] = Field(description="Patch and window size in voxels, per axis of the network.")
-    batch_size: int = Field(description="Patches per step.")
+    patch: tuple[PositiveInt, ...] = Field(description="Patch and window size in voxels, per axis of the network.")
+    batch_size: PositiveInt = Field(description="Patches per step.")
     features: tuple[int, ...] = Field(description="Channels of each stage.")
     strides: tuple[tuple[int, ...], ...] = Field(description="Downsampling between stages, per axis.")
     kernels: tuple[tuple[int, ...], ...] = Field(description="Kernel size of each stage, per axis.")
@@ -70,6 +80,16 @@ class Plan(Part):
     cases: int = Field(description="Number of cases the plan was made from.")
     reasons: dict[str, str] = Field(default_factory=dict, description="Why each setting is what it is, one line each.")
     estimate: Estimate | None = Field(None, description="What a run takes; null where it was not asked for.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.slice_axis is None) != (self.spatial_dims == 3):
+            raise ValueError(f"slice_axis {self.slice_axis} does not go with spatial_dims {self.spatial_dims}")
+        if len(self.patch) != self.spatial_dims:
+            raise ValueError(f"patch has {len(self.patch)} values, spatial_dims is {self.spatial_dims}")
+        if len(self.normalisation) != len(self.channels):
+            raise ValueError(f"{len(self.normalisation)} normalisations for {len(self.channels)} channels")
+        return self
 
     @property
     def num_classes(self) -> int:

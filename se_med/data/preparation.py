@@ -20,6 +20,7 @@ from se_med.data.targets import make_target
 from se_med.errors import ImageError, UsageError
 from se_med.io.volume import Geometry, Volume, same_geometry
 
+_VAST = 1e30  # standard deviation of intensities from which on their differences may overflow
 IGNORED = 255
 """Class index of voxels without a reference in prepared labels; only plans with an `ignore_label` have it."""
 
@@ -136,7 +137,7 @@ class Preparation:
         restoration = Restoration(grids, axis=0)
         classes = np.empty(grids.oriented, dtype=np.uint8)
         for slab in slabs(grids.oriented):
-            outputs = (restoration.read(output.__getitem__, slab) for output in logits)
+            outputs = (restoration.read(output[restoration.needed(slab)], slab) for output in logits)
             classes[slab] = self.target.choose(outputs).numpy()
         return self.label_values(classes, grids)
 
@@ -144,7 +145,13 @@ class Preparation:
         """Return the label values (X, Y, Z), in the smallest unsigned type and native order, of classes in RAS order."""
         values = np.array(self.plan.label_values)
         values = values.astype(np.min_scalar_type(int(values.max())))
-        return np.ascontiguousarray(values[grids.to_native(classes)])
+        native = grids.to_native(classes)
+        if values.dtype == classes.dtype and np.array_equal(values, np.arange(len(values))):
+            return native.copy()
+        labels = np.empty(native.shape, values.dtype)
+        for plane, target in zip(native, labels, strict=True):  # as an index, a class takes eight bytes
+            target[...] = values[plane]
+        return labels
 
     def _refuse_flat(self, image: Volume) -> None:
         if not image.flat or self.plan.flat:
@@ -190,12 +197,19 @@ def _geometry(volume: Volume) -> Geometry:
 
 def _normalise(channel: Array, normalisation: Normalisation) -> None:
     """Normalise (X, Y, Z) in place; statistics are taken in float64."""
+    clip = normalisation.clip if normalisation.method == "ct" else None
     if normalisation.method == "ct":
-        if normalisation.clip is None or normalisation.mean is None or normalisation.std is None:
+        if clip is None or normalisation.mean is None or normalisation.std is None:
             raise UsageError("plan: normalisation `ct` needs clip, mean and std; make the plan again")
-        np.clip(channel, *normalisation.clip, out=channel)
         mean, std = normalisation.mean, normalisation.std
     else:
         mean, std = float(channel.mean(dtype=np.float64)), float(channel.std(dtype=np.float64))
-    channel -= np.float32(mean)
-    channel /= np.float32(max(std, 1e-8))
+    first = std if std > _VAST else 1.0  # the difference of two such numbers may be more than float32 holds
+    mean, std = mean / first, max(std / first, 1e-8)
+    for plane in channel:  # which stays in the processor's cache
+        if clip is not None:
+            np.clip(plane, *clip, out=plane)
+        if first != 1.0:
+            plane /= np.float32(first)
+        plane -= np.float32(mean)
+        plane /= np.float32(std)

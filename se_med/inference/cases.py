@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def take_shard(cases: Sequence[InputCase], shard: str) -> list[InputCase]:
     Raises:
         UsageError: `shard` is not of this form.
     """
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", shard)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
     number, count = (int(part) for part in match.groups()) if match else (0, 0)
     if not 1 <= number <= count:
         raise UsageError(f"shard {shard}: not of the form i/n with i from 1 to n; give 1/4, 2/4, 3/4 and 4/4 to four commands")
@@ -125,7 +126,7 @@ def _refuse_overwriting(inputs: Sequence[Path], output: Path, cases: Sequence[In
     for entry in inputs:
         if entry.is_dir() and entry.resolve() == output.resolve():
             raise UsageError(f"{output}: is the input folder too; name another folder for the results")
-    files = {path.resolve() for case in cases for path in case.files}
+    files = {os.path.realpath(path) for case in cases for path in case.files}  # where links form a circle, resolve raises
     for case in cases:
-        if case.output.resolve() in files:
+        if os.path.realpath(case.output) in files:
             raise UsageError(f"{case.output}: the result would replace this input; name another folder for the results")

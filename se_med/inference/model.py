@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from se_med.data.plan import Plan
 from se_med.errors import RunError, SeMedError, UsageError
 from se_med.inference.precision import resolve_device
 from se_med.io.atomic import replacing, write_text
+from se_med.io.textfile import read_text
 from se_med.networks.build import build_network
 
 WEIGHTS = "model.safetensors"
@@ -37,6 +39,7 @@ METADATA = "se_med"
 """The one entry of the weights' metadata: a JSON object."""
 FORMAT = "1"
 """Version of the metadata in `model.safetensors`; another number is refused."""
+_MOST_TEXT = 1_000_000  # bytes of a configuration or plan
 AUXILIARY_HEAD = re.compile(r"heads\.[1-9]\d*\.")
 """How names of tensors begin that only training with deep supervision needs: a model on disk does not have them."""
 
@@ -123,6 +126,7 @@ def load_model(folder: str | Path, device: str | torch.device = "auto") -> Model
         if metadata.get(what) != found:
             expected = f"sha256 {metadata.get(what, 'none')[:12]} was recorded after training, {found[:12]} found"
             raise RunError(f"{folder / name}: the {what} changed since training ({expected}); restore the run's own file")
+    _refuse_larger_network(config, plan, tensors, folder)
     network = _build(config, plan, folder)
     _check_tensors(tensors, network.state_dict(), folder / WEIGHTS)
     _refuse_non_finite(tensors, folder / WEIGHTS)
@@ -169,17 +173,31 @@ def _read_metadata(text: str) -> dict[str, str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, _MOST_TEXT)
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{path}: cannot be read: {reason}; restore the run's own file") from None
 
 
 def _build(config: Config, plan: Plan, folder: Path) -> nn.Module:
     network = config.network.model_copy(update={"deep_supervision": None})
     try:
         return build_network(network, config.attention, len(plan.channels), plan.num_classes, config.seed)
-    except SeMedError as error:
-        raise RunError(f"{folder / CONFIG}: no network can be built from it: {error}") from None
+    except (SeMedError, ValueError, RuntimeError, OverflowError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{folder / CONFIG}: no network can be built from it: {reason}") from None
+
+
+def _refuse_larger_network(config: Config, plan: Plan, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse a configuration of a far larger network than the weights are for, before that network takes its memory."""
+    features, kernels = config.network.features or (), config.network.kernels or ()
+    largest = max((math.prod(kernel) for kernel in kernels), default=1) * max(features, default=1) ** 2
+    found = sum(tensor.numel() for tensor in tensors.values())
+    if largest > 1000 * max(found, 1000):
+        raise RunError(
+            f"{folder / CONFIG}: describes a network of far more weights than the {found} of {WEIGHTS}: the files are of "
+            "different runs; restore the run's own files"
+        )
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -26,7 +26,9 @@ from se_med.inference.outputs import LABELS_ALONE, Outputs, write_outputs
 from se_med.inference.predictor import Predictor
 from se_med.inference.segmentation import Segmentation
 from se_med.io.atomic import flush_folder, temporary_path, write_json
+from se_med.io.filebytes import named_faults, regular_size
 from se_med.io.images import stored_files, write_label
+from se_med.io.textfile import read_text
 
 SIDECAR_VERSION = 2
 _WITHOUT_EFFECT = {"window_batch"}
@@ -118,7 +120,7 @@ def find_result(predictor: Predictor, case: InputCase, outputs: Outputs = LABELS
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Return what a sidecar holds; None when there is none, or another JSON file."""
     try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
+        sidecar = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return None
     return sidecar if isinstance(sidecar, dict) and {"se_med", "model"} <= sidecar.keys() else None
@@ -164,8 +166,11 @@ def _write(predictor: Predictor, case: InputCase, segmentation: Segmentation, ou
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = {path.relative_to(folder).as_posix(): _digest(path) for path in paths}
         told = {"label": case.output.name, "key": key, "outputs": outputs.names, "files": files}
+        sidecar = folder / case.sidecar.name
+        write_json(sidecar, told | _sidecar(predictor, case, segmentation, outputs, seconds))
+        # From here on nothing takes room any more, so a full disk leaves the old result as it was.
         case.output.unlink(missing_ok=True)  # never an old label file beside a new sidecar
-        write_json(case.sidecar, told | _sidecar(predictor, case, segmentation, outputs, seconds))
+        sidecar.replace(case.sidecar)
         for name in sorted(files, key=lambda name: name == case.output.name):  # the label file last
             (results / name).parent.mkdir(exist_ok=True)
             (folder / name).replace(results / name)
@@ -212,5 +217,7 @@ def _measures(segmentation: Segmentation, intensities: bool) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with named_faults(path):
+        regular_size(path)  # opening a pipe would wait for ever
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()

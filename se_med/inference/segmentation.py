@@ -85,4 +85,8 @@ class Segmentation:
 def volumes_ml(labels: Labels, affine: NDArray[np.float64], structures: Mapping[str, Sequence[int]]) -> dict[str, float]:
     """Return the volume of each structure in ml."""
     voxel = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
-    return {name: int(np.count_nonzero(mask_of(labels, values))) * voxel for name, values in structures.items()}
+    voxels = dict.fromkeys(structures, 0)
+    for plane in labels:  # which stays in the processor's cache
+        for name, values in structures.items():
+            voxels[name] += int(np.count_nonzero(mask_of(plane, values)))
+    return {name: count * voxel for name, count in voxels.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 from se_med.inference.results import CaseResult, read_sidecar
 from se_med.io.atomic import write_text
+from se_med.io.textfile import read_text
 
 TABLE = "predictions.csv"
 _MEASURES = {"volumes_ml": "ml", "areas_pixels": "pixels", "intensity_means": "mean", "intensity_deviations": "sd"}
@@ -77,7 +78,7 @@ def _cells(column: str, value: Any) -> dict[str, Any]:
 
 def _earlier_failures(path: Path) -> list[dict[str, str]]:
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(read_text(path).splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
     kept = [row for row in rows if row.get("case") and row.get("status") in ("failed", "set aside")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from pathlib import Path
 from se_med.data.layouts.pairing import list_images
 from se_med.errors import DataError, UsageError
 from se_med.io.images import IMAGE_SUFFIXES, image_stem, image_suffix
+from se_med.io.textfile import read_text
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 """File name endings of work lists."""
-_IMAGE_COLUMN = re.compile(r"image(?:_(?P<channel>\d+))?")
+_IMAGE_COLUMN = re.compile(r"image(?:_(?P<channel>[0-9]{1,4}))?")
 _PATTERN = re.compile(r"[*?\[]")
 
 
@@ -44,14 +46,14 @@ def list_inputs(inputs: Iterable[Path]) -> tuple[list[Path], list[Listed]]:
     Raises:
         UsageError: an input does not exist, is no image, folder or table, or holds no image; a table cannot be used.
     """
-    images: dict[Path, Path] = {}
+    images: dict[str, Path] = {}
     listed: list[Listed] = []
     for entry in inputs:
         for path in _matches(entry):
             if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
                 listed += read_table(path)
             else:
-                images |= {image.resolve(): image for image in _images(path)}
+                images |= {os.path.realpath(image): image for image in _images(path)}
     return list(images.values()), listed
 
 
@@ -66,7 +68,7 @@ def read_table(path: Path) -> list[Listed]:
             file name.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}; save it as CSV in UTF-8") from None
     separator = max(",;\t", key=lines[0].count) if lines else ","
@@ -94,6 +96,8 @@ def _listed(path: Path, line: int, row: Mapping[str, str], columns: list[str]) -
     cells = [row[column].strip() for column in columns]
     if not all(cells):
         raise UsageError(f"{path}:{line}: no file in column {columns[cells.index('')]}; every case needs one")
+    if any("\0" in text for text in (*cells, row.get("case") or "")):
+        raise UsageError(f"{path}:{line}: holds a null character, which no file name does; save the table again")
     files = tuple(path.parent / cell for cell in cells)
     name = (row.get("case") or "").strip() or image_stem(files[0])
     if name != Path(name).name or name.startswith("."):

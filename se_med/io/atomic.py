@@ -73,10 +73,13 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 def write_text(path: PathLike, text: str) -> None:
     """Write `text` to `path` atomically, as UTF-8 with the line ends it has.
 
+    What is no text, as it may be in the name of a file, is written out.
+
+
     Raises:
         RunError: the file cannot be written.
     """
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: PathLike, data: Any) -> None:
@@ -113,7 +116,7 @@ def sweep_temporaries(folder: PathLike) -> int:
             if old or (found["host"] == _host() and not _runs(int(found["pid"]))):
                 _remove(entry)
                 removed += 1
-        except FileNotFoundError:  # another sweep, or its own writer, was faster
+        except OSError:  # another sweep, or its own writer, was faster; or the folder may only be read
             continue
     return removed
 
@@ -127,7 +130,7 @@ def _remove(entry: Path) -> None:
 
 def temporary_path(target: Path) -> Path:
     """A fresh temporary name beside `target`: `.{name}.{pid}.{random}.tmp`. Nothing is created."""
-    name = target.name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    name = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
     # The first half of the random part names the machine, so that a sweep on a shared disk can tell whose process id it is.
     return target.with_name(f".{name}.{os.getpid()}.{_host()}{secrets.token_hex(4)}.tmp")
 

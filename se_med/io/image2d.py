@@ -11,9 +11,10 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from se_med.errors import ImageError, UsageError
 from se_med.io.atomic import PathLike, write_bytes
-from se_med.io.filebytes import read_small_file
+from se_med.io.filebytes import read_small_file, regular_size
 from se_med.io.volume import Volume
 
 FLAT_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -46,7 +47,7 @@ _GREY_MODES = ("1", "L", "I;16", "I;16L", "I;16B", "I", "F")
 # What Pillow raises on damaged files. Its decoders check what they need, not what they are given.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, struct.error, zlib.error)
 _AGAIN = "copy or export the file again"
-_OPENERS: dict[str, tuple[str, Callable[[io.BytesIO], ImageFile]]] = {
+_OPENERS: dict[str, tuple[str, Callable[[IO[bytes]], ImageFile]]] = {
     ".png": ("PNG", PngImageFile),
     ".jpg": ("JPEG", JpegImageFile),
     ".jpeg": ("JPEG", JpegImageFile),
@@ -100,6 +101,22 @@ def read_flat_label(path: PathLike) -> Volume:
     return Volume(np.ascontiguousarray(pixels.T[..., np.newaxis], dtype=kind), _affine(), None, path, digest, flat=True)
 
 
+def read_flat_size(path: PathLike) -> tuple[int, int, int]:
+    """Read columns, rows and number of channels of a 2D image from its header; nothing is decoded.
+
+    Raises:
+        ImageError: the file is missing, no image of its kind, or too large.
+    """
+    path = Path(path)
+    kind, open_image = _OPENERS[path.suffix.lower()]
+    with _named_damage(path, kind):
+        size = regular_size(path)
+        with path.open("rb") as file:
+            image = open_image(file)
+            _check_size(image, size, path)
+            return (*image.size, len(image.getbands()))
+
+
 def write_flat_label(path: PathLike, labels: NDArray[Any]) -> None:
     """Write a label map of one slice as a PNG of 8 or 16 bits, atomically. Equal labels give equal bytes.
 
@@ -134,7 +151,7 @@ def _read(path: Path, *, label: bool) -> tuple[NDArray[Any], str]:
     """Return the pixels as stored, (rows, columns) or (rows, columns, 3), and the sha256 of the file's bytes."""
     content = read_small_file(path, MOST_BYTES)
     kind, open_image = _OPENERS[path.suffix.lower()]
-    try:
+    with _named_damage(path, kind):
         if kind == "PNG":
             PngImageFile(io.BytesIO(content)).verify()  # the sums of its chunks, which decoding leaves out
             if _PNG_END not in content:
@@ -143,14 +160,21 @@ def _read(path: Path, *, label: bool) -> tuple[NDArray[Any], str]:
         _check_size(image, len(content), path)
         _check_kind(image, content, kind, path, label=label)
         pixels = np.asarray(image)
-    except MemoryError:
-        raise ImageError(f"{path}: does not fit into memory; crop the image") from None
-    except _DAMAGE as error:
-        cause = str(error) or type(error).__name__
-        raise ImageError(f"{path}: not a whole {kind} file ({cause}); {_AGAIN}") from None
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
     return pixels, hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def _named_damage(path: Path, kind: str) -> Iterator[None]:
+    """Turn what Pillow raises on a bad file into an `ImageError`."""
+    try:
+        yield
+    except MemoryError:
+        raise ImageError(f"{path}: does not fit into memory; crop the image") from None
+    except _DAMAGE as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: not a whole {kind} file ({cause}); {_AGAIN}") from None
 
 
 def _check_size(image: ImageFile, size: int, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Maps of shares, such as probabilities, as NIfTI files of one byte per value."""
+"""Maps as NIfTI files: shares, such as probabilities, of one byte per value; any other numbers as they are."""
 
 from __future__ import annotations
 
@@ -32,11 +32,31 @@ def write_map(path: PathLike, values: NDArray[Any], like: Volume) -> None:
     """
     if values.shape[-3:] != like.shape or values.ndim not in (3, 4):
         raise ValueError(f"maps of shape {values.shape} are not on the grid {like.shape}")
-    voxels = values if values.dtype == np.uint8 else _quantised(values)
+    _write(path, values if values.dtype == np.uint8 else _quantised(values), like, STEP)
+
+
+def write_values(path: PathLike, values: NDArray[np.float32], like: Volume) -> None:
+    """Write any numbers on the grid of `like` as float32, atomically. Equal maps give equal bytes.
+
+    Args:
+        path: ends in `.nii.gz`.
+        values: `(X, Y, Z)`.
+        like: the volume whose grid the values are on.
+
+    Raises:
+        ValueError: `values` has another shape than `like`.
+        RunError: the file cannot be written.
+    """
+    if values.shape != like.shape:
+        raise ValueError(f"a map of shape {values.shape} is not on the grid {like.shape}")
+    _write(path, values.astype(np.float32, copy=False), like, 1.0)
+
+
+def _write(path: PathLike, voxels: NDArray[Any], like: Volume, slope: float) -> None:
     if voxels.ndim == 4:
         voxels = np.moveaxis(voxels, 0, -1)
     header = header_like(like, voxels)
-    header["scl_slope"] = STEP
+    header["scl_slope"] = slope
     header.set_intent("estimate")
     content = header.binaryblock.ljust(int(header["vox_offset"]), b"\0") + voxels.tobytes(order="F")
     write_bytes(Path(path), igzip.compress(content, compresslevel=2, mtime=0))

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import torch
 
 from se_med.config.attention import AttentionConfig
 from se_med.config.network import NetworkConfig
+from se_med.errors import UsageError
 from se_med.networks.initialise import initialise
 from se_med.networks.placement import place_gates, replaced_norms, unit_seats
 from se_med.networks.unet import UNet
+
+MANY = 10**8
+"""Weights from which on it is worth counting them before they are made."""
+VAST = 10**12
+"""Weights from which on counting is not worth the time."""
 
 
 def build_network(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int, seed: int) -> UNet:
@@ -24,14 +33,33 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
     Raises:
         ConfigError: a gate at a site, stage or place in a unit where it cannot stand, with options that its block refuses, or
             one that would be the same for every image.
+        UsageError: the weights alone take more memory than the machine has.
         ValueError: features, strides, kernels or stem are not filled in.
     """
+    _refuse_vast(network, attention, in_channels, num_classes)
     # The constructors of torch's layers draw weights that are replaced right away: the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         gates, norms = place_gates(attention, network, in_channels), replaced_norms(attention, network)
         unet = UNet(network, in_channels, num_classes, gates, norms, unit_seats(attention))
     initialise(unet, seed)
     return unet
+
+
+def _refuse_vast(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int) -> None:
+    """Refuse what no machine can hold before it is allocated: a few letters of a configuration can ask for terabytes."""
+    features, kernels, stem = network.features or (), network.kernels or (), network.stem or ()
+    widest, largest = max(features, default=1), max((math.prod(kernel) for kernel in kernels), default=1)
+    blocks = math.prod(stem) * (in_channels + num_classes) * widest * largest
+    guess = len(features) * widest**2 * largest + blocks  # of one unit in each stage
+    if guess < MANY:
+        return
+    parameters = guess if guess > VAST else count_parameters(network, attention, in_channels, num_classes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if 4 * parameters > memory:
+        raise UsageError(
+            f"network: {parameters:.2g} weights take {4e-9 * parameters:.3g} GB, the machine has {1e-9 * memory:.3g} GB; use "
+            "fewer features, or smaller kernels or a smaller stem"
+        )
 
 
 def count_parameters(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int) -> int:

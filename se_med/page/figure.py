@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _DPI = 144
 
 
+def literal(text: str) -> str:
+    """Return text for a figure that shows as it is: names come from anybody, and matplotlib takes `$x$` for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def figure_uri(figure: Figure, format: Literal["svg", "png"] = "svg") -> str:  # noqa: A002 - matplotlib's own word for it
     """Return a figure as a data URI for `<img src=...>`.
 

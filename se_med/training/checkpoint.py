@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,8 +13,23 @@ import torch
 
 from se_med.errors import RunError
 from se_med.io.atomic import replacing
+from se_med.training.pickled import fault_of
 
 CHECKPOINT_VERSION = 2
+# What zip archives, pickles and torch raise on damaged files.
+_DAMAGE = (
+    *(OSError, zipfile.BadZipFile, NotImplementedError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, struct.error),
+    *(TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, MemoryError),
+)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("step", "loss_steps", "validated_step"), int),
+    **dict.fromkeys(("loss_sum", "seconds"), (int, float)),
+    **dict.fromkeys(("stream_digest", "stopped"), str),
+    **dict.fromkeys(("network", "optimizer", "environment"), dict),
+    "average": (dict, type(None)),
+    "selection_scores": list,
+}
+"""What the entries of a checkpoint are."""
 
 
 @dataclass
@@ -48,11 +64,27 @@ class TrainingState:
 
 
 def save_checkpoint(path: Path, state: TrainingState) -> None:
-    """Write a checkpoint; the previous one stays until the new one is complete on disk."""
+    """Write a checkpoint; the previous one stays until the new one is complete on disk.
+
+    Raises:
+        RunError: it cannot be written: no space, no permission, ...
+    """
     content = {"version": CHECKPOINT_VERSION, **{entry.name: getattr(state, entry.name) for entry in fields(state)}}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        torch.save(content, temporary)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # By a file of Python's: torch's own writer does not tell what the system says, such as that the disk is full.
+        with temporary.open("wb") as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:
+                raise _first_cause(error) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what the system said first, where torch has put an error of its own on top."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def load_checkpoint(path: Path) -> TrainingState:
@@ -63,18 +95,21 @@ def load_checkpoint(path: Path) -> TrainingState:
             but tensors and plain values.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise RunError(f"{path}: checksum of '{damaged}' is wrong, the checkpoint is damaged; start the run again")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        fault = fault_of(path)
+        content = torch.load(path, map_location="cpu", weights_only=True) if fault is None else None
     except FileNotFoundError:
         raise RunError(f"{path}: there is no checkpoint to resume from") from None
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:120]}); start the run again") from None
+    except _DAMAGE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise RunError(f"{path}: not a readable checkpoint ({reason}); start the run again") from None
+    if fault is not None:
+        raise RunError(f"{path}: damaged, or not a checkpoint of se-med: {fault}; start the run again")
     if not isinstance(content, dict) or content.get("version") != CHECKPOINT_VERSION:
         raise RunError(f"{path}: not a checkpoint of this version of se-med; start the run again")
     expected = {entry.name for entry in fields(TrainingState)}
     if content.keys() - {"version"} != expected:
-        raise RunError(f"{path}: entries {sorted(content.keys())} are not those of a checkpoint; start the run again")
+        raise RunError(f"{path}: entries {sorted(map(str, content))} are not those of a checkpoint; start the run again")
+    for name, kinds in _KINDS.items():
+        if not isinstance(content[name], kinds) or (kinds is int and content[name] < 0):
+            raise RunError(f"{path}: entry {name!r} is {str(content[name])[:60]!r}, no checkpoint has that; start the run again")
     return TrainingState(**{key: content[key] for key in expected})

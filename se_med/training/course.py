@@ -109,6 +109,7 @@ class Course(Callback):
         }
         due = state.step in self.validation_steps
         scores = None
+        module.refuse_non_finite()
         if due and not processes.any_of(self.interruption.requested, module.device):
             scores = self.validate(module)
         if scores is not None:
@@ -153,6 +154,7 @@ class Course(Callback):
                 )
 
     def _save(self, module: SegmentationModule) -> None:
+        module.refuse_non_finite()  # the checkpoint before stays, and is good
         if processes.rank() > 0:
             return
         state = module.capture()

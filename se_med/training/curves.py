@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from se_med.io.atomic import replacing
+from se_med.page.figure import literal
 from se_med.training.early_stopping import SELECTION
 from se_med.training.metrics_log import Row
 
@@ -38,7 +39,7 @@ def draw_curves(rows: Sequence[Row], final: dict[str, float | None], path: Path,
         if last is not None and steps and not prefix:  # the last validation scores other cases than the selection
             points = [point for point in points if point[0] != steps[-1]] + [(steps[-1], last)]
         if points:
-            label = f"{name} {points[-1][1]:.3f}"
+            label = f"{literal(name)} {points[-1][1]:.3f}"
             right.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.2, label=label)
     right.set(xlabel="step", ylabel="selection Dice" if prefix else "validation Dice")
     if right.lines:

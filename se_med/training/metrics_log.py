@@ -6,7 +6,9 @@ import csv
 import io
 from pathlib import Path
 
+from se_med.errors import RunError
 from se_med.io.atomic import write_text
+from se_med.io.textfile import read_text
 
 Row = dict[str, str | int | float]
 
@@ -23,8 +25,11 @@ class MetricsLog:
         self.path = path
         self.rows: list[Row] = []
         if last_step > 0 and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [dict(row) for row in csv.DictReader(file) if int(row["step"]) <= last_step]
+            try:
+                rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+                self.rows = [dict(row) for row in rows if int(row["step"]) <= last_step]
+            except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+                raise RunError(f"{path}: is not the table of a run ({error}); remove it to go on without its rows") from None
 
     def append(self, row: Row) -> None:
         """Add a row and write the table; a row of the same step replaces the one there."""

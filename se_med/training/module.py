@@ -17,6 +17,7 @@ from se_med.data.stream import batch_checksums, extend_digest
 from se_med.errors import RunError
 from se_med.training import processes
 from se_med.training.checkpoint import TrainingState
+from se_med.training.divergence import DivergedError
 from se_med.training.losses import build_loss
 from se_med.training.optimisation import build_average, build_optimizer, learning_rate
 
@@ -44,11 +45,12 @@ class SegmentationModule(LightningModule):
         if config.training.ema is not None:
             self.average = build_average(network, config.training.ema)
         if state.network:
-            network.load_state_dict(state.network)
+            _restore(network, state.network, config.name)
         if self.average is not None and state.average:
-            self.average.load_state_dict(state.average)
+            _restore(self.average, state.average, config.name)
         self.progress = state
         self.checksums = torch.empty(0, 2, dtype=torch.int64)
+        self.batch_cases: list[str] = []
 
     @property
     def exported(self) -> nn.Module:
@@ -60,7 +62,7 @@ class SegmentationModule(LightningModule):
         """Make the optimiser and give it the state to resume from."""
         optimizer = build_optimizer(self.network, self.config.training)
         if self.progress.optimizer:
-            optimizer.load_state_dict(self.progress.optimizer)
+            _restore(optimizer, self.progress.optimizer, self.config.name)
         return optimizer
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -82,16 +84,13 @@ class SegmentationModule(LightningModule):
         """Return the loss of one batch ``{"image": (B, C, *S), "label": (B, 1, *S), "case": [str]}``.
 
         Raises:
-            RunError: the loss is not finite.
+            DivergedError: the loss is not finite.
         """
+        self.batch_cases = list(batch["case"])
         loss: Tensor = self.loss(self.network(batch["image"]), batch["label"].long())
         value = processes.mean(loss.item(), self.device)
         if not math.isfinite(value):
-            cases = ", ".join(batch["case"])
-            raise RunError(
-                f"step {self.progress.step + 1}: the loss is {value} (cases {cases}); the last checkpoint is kept; "
-                "lower training.learning_rate or set training.precision: fp32"
-            )
+            raise self._diverged(f"the loss is {value}")
         self.progress.loss_sum += value
         self.progress.loss_steps += 1
         checksums = processes.gather_rows(self.checksums.to(self.device))
@@ -101,9 +100,15 @@ class SegmentationModule(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip the norm of the gradient. Lightning refuses to do so for fused optimisers, fearing a loss scale; bf16 has none."""
+        """Clip the norm of the gradient. Lightning refuses to do so for fused optimisers, fearing a loss scale; bf16 has none.
+
+        Raises:
+            DivergedError: the norm is not finite, and would make every weight so.
+        """
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val))
+            if not math.isfinite(norm):
+                raise self._diverged(f"the norm of the gradient is {norm}")
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Make one step of the optimiser, count it and move the weight average."""
@@ -112,9 +117,38 @@ class SegmentationModule(LightningModule):
         if self.average is not None:
             self.average.update_parameters(self.network)
 
+    def refuse_non_finite(self) -> None:
+        """See to it that what is validated or kept as a checkpoint is a network that can be gone on with.
+
+        Raises:
+            DivergedError: a weight is not finite.
+        """
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise DivergedError(self.progress.step, f"{name} is not finite any more", self.batch_cases)
+
+    def _diverged(self, what: str) -> DivergedError:
+        """Return the error of this step, which all processes of a distributed run meet together."""
+        return DivergedError(self.progress.step + 1, what, processes.gather_lists(self.batch_cases))
+
     def capture(self) -> TrainingState:
         """Return the state to resume from, after the current step."""
         self.progress.network = self.network.state_dict()
         self.progress.average = None if self.average is None else self.average.state_dict()
         self.progress.optimizer = self.optimizers().optimizer.state_dict()  # type: ignore[union-attr]
         return self.progress
+
+
+def _restore(part: nn.Module | torch.optim.Optimizer, state: dict[str, Any], name: str) -> None:
+    """Give a part of the training the state of a checkpoint.
+
+    Raises:
+        RunError: it is the state of something else.
+    """
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise RunError(
+            f"run {name}: checkpoints/last.ckpt is not of this network ({reason}); restore the run's own file, or start again"
+        ) from None

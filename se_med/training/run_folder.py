@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class RunFolder:
             UsageError: the run is finished, belongs to a running process, cannot be written, or was interrupted and ``resume``
                 is not set.
         """
-        self._refuse(resume=resume)
+        self.refuse(resume=resume)
         existed = self.path.exists()
         try:
             self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -111,11 +111,10 @@ class RunFolder:
                 lock.seek(0)
                 owner = lock.read().strip() or "unknown"
                 raise UsageError(f"{self.path}: process {owner} is writing this run; wait for it or stop it") from None
-            self._refuse(resume=resume)
-            lock.seek(0)
-            lock.truncate()
-            lock.write(str(os.getpid()))
-            lock.flush()
+            self.refuse(resume=resume)
+            with suppress(OSError):  # a full disk; the number is only told to others, the lock is held without
+                os.ftruncate(lock.fileno(), 0)
+                os.write(lock.fileno(), str(os.getpid()).encode())
             for folder in (self.path, self.checkpoint.parent, self.cases.parent):
                 sweep_temporaries(folder)
             try:
@@ -123,9 +122,14 @@ class RunFolder:
             finally:
                 if not existed and not self.config.exists():
                     # The run never began, so it leaves nothing behind.
-                    shutil.rmtree(self.path)
+                    shutil.rmtree(self.path, ignore_errors=True)
 
-    def _refuse(self, *, resume: bool) -> None:
+    def refuse(self, *, resume: bool) -> None:
+        """Tell whether the folder can be trained in, as `claim` does first; nothing is written and nothing heavy imported.
+
+        Raises:
+            UsageError: it is a file, the run is finished, or it was interrupted and ``resume`` is not set.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path}: is a file, a run folder cannot be made there; give another name (name=...)")
         if self.finished:

@@ -16,6 +16,7 @@ from se_med.progress import Advance
 from se_med.training import processes
 from se_med.training.checkpoint import TrainingState
 from se_med.training.course import Course, Scores
+from se_med.training.divergence import DivergedError
 from se_med.training.early_stopping import SELECTION
 from se_med.training.interruption import Interruption
 from se_med.training.metrics_log import MetricsLog
@@ -63,6 +64,9 @@ def train_steps(
         interruption: tells that a signal has asked to stop.
         advance: told the number of steps made.
         tracking: the trackers of the run.
+
+    Raises:
+        DivergedError: loss, gradient or weights are not finite any more; names the last good checkpoint.
     """
     config, training = data.config, data.config.training
     device = resolve_device(training.device)
@@ -103,7 +107,10 @@ def train_steps(
         use_distributed_sampler=False,
         default_root_dir=run.path,
     )
-    trainer.fit(module, make_loader(build_stream(data), batches, training.workers, pin_memory=device.type == "cuda"))
+    try:
+        trainer.fit(module, make_loader(build_stream(data), batches, training.workers, pin_memory=device.type == "cuda"))
+    except DivergedError as error:
+        raise error.with_checkpoint(run.checkpoint) from None
     processes.leave()
 
 

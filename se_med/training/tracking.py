@@ -12,12 +12,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
 from se_med.config.experiment import Config
-from se_med.errors import UsageError
+from se_med.errors import RunError, UsageError
 from se_med.io.atomic import write_json
+from se_med.io.textfile import read_text
 from se_med.training.interruption import InterruptedRunError
 from se_med.training.metrics_log import Row
 from se_med.training.run_data import flatten
@@ -72,7 +74,7 @@ def open_tracking(run: RunFolder, config: Config, step: int) -> Iterator[Trackin
     if not names:
         yield Tracking()
         return
-    known: dict[str, str] = json.loads(run.tracking.read_text(encoding="utf-8")) if step and run.tracking.exists() else {}
+    known = _known(run.tracking) if step and run.tracking.exists() else {}
     opened = {name: OPEN[name](run, config, known.get(name), step) for name in names}
     ids = {name: known.get(name) or str(logger.version) for name, logger in opened.items()}
     write_json(run.tracking, known | ids)
@@ -92,6 +94,15 @@ def open_tracking(run: RunFolder, config: Config, step: int) -> Iterator[Trackin
             logger.finalize(status)
             if name == "wandb":
                 logger.experiment.finish(exit_code=int(status != "success"))  # type: ignore[attr-defined]  # a W&B run
+
+
+def _known(path: Path) -> dict[str, str]:
+    """Return what the logs of an earlier part of the run are called."""
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: not readable as JSON ({error}); remove it to begin new logs") from None
+    return {key: value for key, value in content.items() if isinstance(value, str)} if isinstance(content, dict) else {}
 
 
 def _settings(config: Config) -> dict[str, object]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_model import make_config, make_network, make_plan, make_predictor, write_image
 
-from se_med.errors import ImageError
+from se_med.errors import ImageError, RunError
 from se_med.inference.batch import Job, predict_cases, predict_with
 from se_med.inference.cases import find_cases
 from se_med.inference.model import save_model
@@ -222,3 +222,15 @@ def statuses_of(predictor, case):
     (result,) = predict_cases(predictor, [case])
     assert str(case.files[0]) in result.message
     return result.status
+
+
+def test_a_full_disk_leaves_the_old_result_as_it_was(images, predictor, tmp_path, monkeypatch):
+    assert statuses(predictor, images, tmp_path / "out") == "ddddd"
+    before = {path.name: path.read_bytes() for path in sorted((tmp_path / "out").iterdir())}
+
+    def no_room(path, data):
+        raise RunError(f"{path}: cannot be written: No space left on device; check the folder")
+
+    monkeypatch.setattr("se_med.inference.results.write_json", no_room)
+    assert statuses(predictor, images, tmp_path / "out", overwrite=True) == "fffff"
+    assert {path.name: path.read_bytes() for path in sorted((tmp_path / "out").iterdir())} == before

@@ -157,3 +157,16 @@ def test_the_sweep_spares_running_writers_and_everything_else(tmp_path):
     os.utime(elsewhere, (0, 0))
     assert atomic.sweep_temporaries(tmp_path) == 1
     assert atomic.sweep_temporaries(tmp_path / "none") == 0
+
+
+def test_the_sweep_leaves_what_it_may_not_remove(tmp_path, monkeypatch):
+    """A cache that may only be read, with what a killed process left there, still serves."""
+    dead = tmp_path / atomic.temporary_path(tmp_path / "a.txt").name.replace(f".{os.getpid()}.", ".999999999.")
+    dead.write_text("left by a process that was killed")
+
+    def refuse(self, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert atomic.sweep_temporaries(tmp_path) == 0
+    assert names(tmp_path) == [dead.name]

@@ -13,7 +13,7 @@ from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from PIL import Image
 
-from se_med.page import PALETTE, figure_uri, picture_uri, write_page
+from se_med.page import PALETTE, figure_uri, literal, picture_uri, write_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,3 +97,9 @@ def test_templates_travel_with_the_package():
     assert Path("se_med/page/templates/base.html") in templates
     patterns = settings["package-data"]["*"]
     assert [path for path in templates if not any(Path("templates", path.name).match(pattern) for pattern in patterns)] == []
+
+
+def test_names_in_figures_are_no_mathematics():
+    figure = Figure(figsize=(2, 1))
+    figure.suptitle(literal("$\\frac{$ costs 5$"))
+    assert figure_uri(figure).startswith("data:image/svg+xml")  # as mathematics it could not be drawn

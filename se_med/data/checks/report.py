@@ -16,13 +16,13 @@ from se_med.data.checks.statistics import rules, structure_rows
 from se_med.data.checks.thumbnails import Thumbnail, colours, draw_thumbnails
 from se_med.errors import RunError
 from se_med.io.atomic import sweep_temporaries, write_json
-from se_med.page import INK, PALETTE, figure_uri, write_page
+from se_med.page import INK, PALETTE, figure_uri, literal, write_page
 from se_med.progress import Progress, silent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-JSON, HTML = "check.json", "check.html"
+NAME = "check"
 MOST_CASES = 60
 """Cases that are shown as pictures; they are read a second time."""
 MOST_FINDINGS = 400
@@ -32,13 +32,14 @@ _LOGARITHMIC = 8  # ratio of the largest size to the smallest from which on the 
 _OTHERS = 2  # further cases of a finding that are shown
 
 
-def write_check(check: Check, folder: Path, progress: Progress = silent) -> None:
+def write_check(check: Check, folder: Path, progress: Progress = silent, name: str = NAME) -> None:
     """Write the JSON file and the page.
 
     Args:
         check: what was found.
         folder: made where it is missing.
         progress: told how many pictures are drawn.
+        name: of both files, without suffix.
 
     Raises:
         RunError: the folder cannot be written.
@@ -48,10 +49,10 @@ def write_check(check: Check, folder: Path, progress: Progress = silent) -> None
     except OSError as error:
         raise RunError(f"{folder}: cannot make the folder: {error.strerror}; give another one with -o") from None
     sweep_temporaries(folder)
-    write_json(folder / JSON, check.to_dict())
+    write_json(folder / f"{name}.json", check.to_dict())
     shown = check.findings[:MOST_FINDINGS]
     write_page(
-        folder / HTML,
+        folder / f"{name}.html",
         "se_med.data.checks",
         "check.html",
         check=check,
@@ -122,7 +123,7 @@ def _draw_volumes(check: Check, rows: Sequence[str]) -> Figure:
     if max(every) > _LOGARITHMIC * min(every):
         axes.set_xscale("log")
         axes.set_xlim(min(every) / math.sqrt(2), max(every) * math.sqrt(2))
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), [literal(name) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("volume in ml" if check.unit == "ml" else "size in pixels")
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -14,8 +14,9 @@ from se_med.data.case import Case, Dataset, refuse
 from se_med.data.layouts import bids, folders, msd, nnunet, table
 from se_med.data.layouts.description import common_modality, read_description
 from se_med.data.layouts.layout import Layout, Source
+from se_med.data.root import require_root
 from se_med.data.structures import Structures, regions_of, structures_of
-from se_med.errors import DataError, UsageError
+from se_med.errors import DataError
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (table.LAYOUT, nnunet.LAYOUT, msd.LAYOUT, folders.LAYOUT, bids.LAYOUT)
@@ -34,12 +35,7 @@ def find_dataset(data: DataConfig) -> Dataset:
         UsageError: the folder is not given or does not exist.
         DataError: there are no cases, files do not pair, or `dataset.json` is wrong; every problem is listed.
     """
-    if data.root is None:
-        raise UsageError("data.root is not set; name the folder of the data set, e.g. data.root=path/to/dataset")
-    root = data.root
-    if not root.is_dir():
-        fault = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UsageError(f"data.root: {root} {fault}")
+    root = require_root(data)
     description = read_description(root)
     source = Source(root, description, data)
     layout = _choose_layout(source)

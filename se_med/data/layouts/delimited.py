@@ -10,6 +10,7 @@ from pathlib import Path
 
 from se_med.data.case import refuse
 from se_med.errors import DataError
+from se_med.io.textfile import read_text
 
 MAX_BYTES = 50_000_000
 SUFFIXES = (".csv", ".tsv")
@@ -39,9 +40,7 @@ def read_table(path: Path) -> Table:
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path}: is no table; name it {' or '.join(SUFFIXES)}")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, which no list of cases is")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, MAX_BYTES, "utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check data.table") from None
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,11 @@ from se_med.data.case import Modality
 from se_med.data.structures import Structures, regions_of, structures_of
 from se_med.errors import DataError
 from se_med.io.images import IMAGE_SUFFIXES, image_suffix
+from se_med.io.textfile import read_text
 
 FILE_NAME = "dataset.json"
 MAX_BYTES = 50_000_000
+_NUMBER = re.compile(r"[0-9]{1,18}")
 MR_WORDS = ("mr", "t1", "t2", "flair", "dwi", "adc", "swi", "dixon")
 
 
@@ -54,7 +57,7 @@ class Description:
             return None
         if not isinstance(entries, dict) or not entries:
             raise self.error(f"labels: {entries!r} is not a mapping of names and values")
-        if all(isinstance(name, str) and key.isdecimal() for key, name in entries.items()):
+        if all(isinstance(name, str) and _NUMBER.fullmatch(key) for key, name in entries.items()):
             pairs = [(name, int(value)) for value, name in entries.items()]
         elif all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in entries.values()):
             pairs = list(entries.items())
@@ -170,9 +173,7 @@ def read_description(root: Path) -> Description:
     if not path.is_file():
         return Description(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB, which no description of a data set is")
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
+        content = json.loads(read_text(path, MAX_BYTES, "utf-8-sig"), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON: {error or type(error).__name__}") from None
     if not isinstance(content, dict):

@@ -17,6 +17,8 @@ CHANNEL_SUFFIX = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 def list_images(folder: Path, ending: str = "") -> list[Path]:
     """Return the volumes and 2D images of a folder (not of its subfolders), sorted; hidden files, as `._name`, are left out.
 
+    What only has the name of an image, such as a broken link, is returned too: whoever reads it says what is wrong.
+
     Args:
         folder: the folder.
         ending: ending of the names to take.
@@ -25,11 +27,12 @@ def list_images(folder: Path, ending: str = "") -> list[Path]:
         DataError: the folder cannot be read or has no image.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from None
     images = [path for path in files if image_suffix(path) and path.name.endswith(ending)]
     if not images:
+        files = [path for path in files if path.is_file()]
         others = sorted({path.suffix for path in files if path.suffix})[:5]
         found = f"; found {', '.join(others)}" if others else "; the folder is empty" if not files else ""
         raise DataError(f"{folder}: no images, looked for {ending or ', '.join(IMAGE_SUFFIXES)}{found}")
