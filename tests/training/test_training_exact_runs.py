@@ -127,16 +127,6 @@ def test_two_processes_train_on_the_stream_of_one(small_config, tmp_path, train)
 
 
 @pytest.mark.slow
-def test_killed_runs_resume_to_the_same_weights(tmp_path):
-    from benchmarks.kills import run
-
-    kills = run(tmp_path, 20, "SIGKILL", seed=0)
-    assert all(kill.equal for kill in kills)
-    assert not any(kill.leftovers for kill in kills)
-    assert any(kill.step > 0 for kill in kills), "no kill fell between two checkpoints; the moments were drawn badly"
-
-
-@pytest.mark.slow
 def test_terminated_process_exits_with_143_and_leaves_no_worker(small_config, tmp_path):
     command = [sys.executable, "-m", "se_med", "train", str(small_config), "training.steps=4000", "training.workers=2"]
     process = subprocess.Popen([*command, "--runs", str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True)
