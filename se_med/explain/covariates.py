@@ -16,8 +16,8 @@ from se_med.errors import UsageError
 from se_med.explain.collect import CaseGates
 from se_med.explain.gates import GateSite
 
-LEAST_CASES = 5
-"""With fewer cases no association is tested."""
+LEAST_CASES = 10
+"""With fewer cases no association is tested: p values follow from distributions that hold for many."""
 LEAST_IN_CATEGORY = 2
 """Categories with fewer cases are left out."""
 CONSTANT = 1e-6

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from se_med.progress import Progress, silent
@@ -73,8 +74,9 @@ def forecast(
     places = Places.of(study, studies)
     planned = plan_study(study, progress)
     workers = workers_of(study)
-    with open_executor(study, workers, maker) as executor:
-        arms, _, found = steps_of_arms(planned, places, executor, work, workers, everything=True)
+    with open_executor(study, workers, maker) as executor, tempfile.TemporaryDirectory() as scratch:
+        elsewhere = replace(places, runs=Path(scratch))
+        arms, _, found = steps_of_arms(planned, elsewhere, executor, work, workers, everything=True)
     reasons = foresee(arms, study.config.folds[0], study.config.seeds[0])
     runs = make_runs(arms, study.config.seeds, study.config.threads)
     missing = distinct([run for run in runs if not is_complete(places.runs / run.key)])

@@ -24,7 +24,7 @@ def train(tmp, attention):
 
     data = tmp / "data"
     if not data.exists():
-        make_small_data(data, 6)
+        make_small_data(data, 10)
     config = tmp / f"{attention}.yaml"
     config.write_text(CONFIG.format(root=data, cache=tmp / "cache", attention=attention))
     assert main(["train", str(config), "--runs", str(tmp / attention)]) == 0
@@ -46,7 +46,7 @@ def rows(path):
 def test_everything_at_once(trained, se_med, tmp_path):
     run, data = trained
     table = tmp_path / "cases.csv"
-    table.write_text("case;site;age\n" + "".join(f"case_{n:02d};{'ab'[n % 2]};{30 + n}\n" for n in range(6)))
+    table.write_text("case;site;age\n" + "".join(f"case_{n:02d};{'ab'[n % 2]};{30 + n}\n" for n in range(10)))
     out = tmp_path / "out"
     found = se_med("explain", run, data / "imagesTr", "--labels", data / "labelsTr", "--covariates", table, "-o", out,
                    "--maps", 1, "--context", "--prune", tmp_path / "pruned", "--allowed", 1)  # fmt: skip
@@ -59,9 +59,9 @@ def test_everything_at_once(trained, se_med, tmp_path):
     for row in gates:
         shares = sum(float(row[name]) for name in ("share_channels", "share_cases", "share_positions"))
         assert shares == pytest.approx(1, abs=1e-4)
-        assert (row["cases"], row["channels"]) == ("6", "1" if row["part"] == "spatial" else "4")
+        assert (row["cases"], row["channels"]) == ("10", "1" if row["part"] == "spatial" else "4")
     cases = rows(out / "cases.csv")
-    assert [row["case"] for row in cases] == [f"case_{number:02d}" for number in range(6)]
+    assert [row["case"] for row in cases] == [f"case_{number:02d}" for number in range(10)]
     label = nib.load(data / "labelsTr" / "case_00.nii.gz").get_fdata()
     assert float(cases[0]["volume_ml:box"]) == pytest.approx((label == 2).sum() / 1000, rel=1e-4)
     profiles = rows(out / "profiles.csv")
@@ -105,10 +105,10 @@ def test_a_bad_file_is_named_and_the_others_are_explained(trained, se_med, tmp_p
     images = tmp_path / "images"
     shutil.copytree(data / "imagesTr", images)
     (images / "case_02.nii.gz").write_bytes(b"no image")
-    found = se_med("explain", run, images, "-o", tmp_path / "out", "--maps", 0, "--cases", 6)
+    found = se_med("explain", run, images, "-o", tmp_path / "out", "--maps", 0)
     assert found.code == 1
     assert "case_02" in found.err
-    assert len(rows(tmp_path / "out" / "cases.csv")) == 5
+    assert len(rows(tmp_path / "out" / "cases.csv")) == 9
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [failure["case"] for failure in summary["failures"]] == ["case_02"]
     assert summary["knockout"] is None

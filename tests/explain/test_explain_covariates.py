@@ -62,12 +62,13 @@ def test_a_planted_association_comes_first_and_noise_is_corrected():
 
 
 def test_what_cannot_be_tested_is_left_out():
-    means = np.random.default_rng(0).normal(size=(8, 2))
-    still = Covariate("still", dict.fromkeys((f"case_{number}" for number in range(8)), 1.0), numeric=True)
-    few = numbers([1.0, 2.0, 3.0], "few")
-    alone = Covariate("alone", {f"case_{number}": str(number) for number in range(8)}, numeric=False)
+    means = np.random.default_rng(0).normal(size=(12, 2))
+    still = Covariate("still", dict.fromkeys((f"case_{number}" for number in range(12)), 1.0), numeric=True)
+    few = numbers(list(range(9)), "few")
+    alone = Covariate("alone", {f"case_{number}": str(number) for number in range(12)}, numeric=False)
     assert associate([GATE], cases_with(means), [still, few, alone]) == []
-    assert associate([GATE], cases_with(np.full((8, 2), 0.5)), [numbers(range(8))]) == []
+    assert associate([GATE], cases_with(np.full((12, 2), 0.5)), [numbers(list(range(12)))]) == []
+    assert len(associate([GATE], cases_with(means), [numbers(list(range(12)))])) == 3
 
 
 def test_volumes_are_covariates():
