@@ -75,6 +75,8 @@ def _tar_entries(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 def _zip_entries(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     with zipfile.ZipFile(archive) as packed:
         for info in packed.infolist():
+            if not info.filename:
+                raise zipfile.BadZipFile("an entry without a name")
             mode = info.external_attr >> 16
             if info.flag_bits & 0x1:
                 raise RunError(f"{archive.name}: {info.filename!r} is encrypted; refused")

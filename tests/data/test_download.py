@@ -358,3 +358,14 @@ def test_cards_with_faults(change, words):
     text = CARD.format(urls="http://x/a.tar", checksum="md5:" + "0" * 32, limit=10).replace(*change)
     with pytest.raises(ConfigError, match=r"tiny\.yaml: " + words):
         parse_card(text, "tiny.yaml")
+
+
+def test_an_entry_without_a_name_is_damage(tmp_path):
+    from se_med.data.archive import unpack
+
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"content")
+        archive.filelist[0].filename = ""
+    with pytest.raises(RunError, match=r"set\.zip: the archive is damaged \(an entry without a name\)"):
+        unpack(path, tmp_path / "out", 1000)
