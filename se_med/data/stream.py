@@ -239,7 +239,8 @@ def batch_digest(previous: str, batch: Mapping[str, Any]) -> str:
 
 def _checksum(tensor: Tensor, name: str = "") -> int:
     pixels = tensor.detach().cpu().contiguous().numpy()
-    start = isal_zlib.crc32(f"{pixels.dtype} {pixels.shape} {name}".encode())
+    # Names of files need not be text; such bytes are kept as they are.
+    start = isal_zlib.crc32(f"{pixels.dtype} {pixels.shape} {name}".encode("utf-8", "surrogateescape"))
     return int(isal_zlib.crc32(pixels, start))
 
 

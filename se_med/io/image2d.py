@@ -27,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from se_med.errors import ImageError, UsageError
 from se_med.io.atomic import PathLike, write_bytes
 from se_med.io.filebytes import read_small_file, regular_size
+from se_med.io.png import check_png_pixels
 from se_med.io.volume import Volume
 
 FLAT_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -159,6 +160,8 @@ def _read(path: Path, *, label: bool) -> tuple[NDArray[Any], str]:
         image = open_image(io.BytesIO(content))
         _check_size(image, len(content), path)
         _check_kind(image, content, kind, path, label=label)
+        if kind == "PNG":
+            check_png_pixels(content, path)
         pixels = np.asarray(image)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)

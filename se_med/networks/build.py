@@ -36,7 +36,7 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
         UsageError: the weights alone take more memory than the machine has.
         ValueError: features, strides, kernels or stem are not filled in.
     """
-    _refuse_vast(network, attention, in_channels, num_classes)
+    refuse_vast(network, attention, in_channels, num_classes)
     # The constructors of torch's layers draw weights that are replaced right away: the caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]):
         gates, norms = place_gates(attention, network, in_channels), replaced_norms(attention, network)
@@ -45,8 +45,13 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
     return unet
 
 
-def _refuse_vast(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int) -> None:
-    """Refuse what no machine can hold before it is allocated: a few letters of a configuration can ask for terabytes."""
+def refuse_vast(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int) -> None:
+    """Refuse what no machine can hold before it is allocated: a few letters of a configuration can ask for terabytes.
+
+    Raises:
+        UsageError: the weights alone take more memory than the machine has.
+        ConfigError: as for `build_network`, where the weights are so many that they have to be counted.
+    """
     features, kernels, stem = network.features or (), network.kernels or (), network.stem or ()
     widest, largest = max(features, default=1), max((math.prod(kernel) for kernel in kernels), default=1)
     blocks = math.prod(stem) * (in_channels + num_classes) * widest * largest
