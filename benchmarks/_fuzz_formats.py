@@ -268,9 +268,10 @@ def config_yaml(folder: Path) -> Format:
     """Configurations."""
     from se_med.config.load import load_config
 
-    seeds = [path.read_bytes() for path in sorted(Path("configs").glob("**/*.yaml")) if b"arms:" not in path.read_bytes()] or [
-        b"name: a\ntraining: {steps: 2}\n"
-    ]
+    paths = [path for path in sorted(Path("configs").glob("**/*.yaml")) if b"arms:" not in path.read_bytes()]
+    for path in paths:  # those that others extend lie beside them
+        (folder / path.name).write_bytes(path.read_bytes())
+    seeds = [path.read_bytes() for path in paths] or [b"name: a\ntraining: {steps: 2}\n"]
     return Format(folder / "a.yaml", seeds, [load_config], text=True)
 
 

@@ -87,7 +87,7 @@ class LocalExecutor:
 
     def _idle_worker(self, running: Mapping[_Worker, object]) -> _Worker:
         for worker in [worker for worker in self._workers if worker not in running]:
-            if worker.process.is_alive():
+            if worker.is_ready():
                 return worker
             worker.end()
             self._workers.remove(worker)
@@ -108,6 +108,10 @@ class _Worker:
         message = pickle.dumps((function, task))
         with contextlib.suppress(OSError):  # it has died; who waits for its answer will see
             self._connection.send_bytes(message)
+
+    def is_ready(self) -> bool:
+        """Return whether the process lives; the pipe of one that is dying ends before the system says so of the process."""
+        return self.process.is_alive() and not self._connection.poll()
 
     def receive(self) -> Reply | None:
         """Return the answer; None when the process died before it had given one."""

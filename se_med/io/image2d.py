@@ -38,6 +38,8 @@ LABEL_SUFFIX = ".png"
 MOST_PIXELS = 100_000_000
 """10,000 x 10,000; larger images come from slide scanners and are cut into tiles, or are decompression bombs."""
 MOST_BYTES = 2**30
+JPEG_PIXELS_A_BYTE = 512
+"""Every block of 8x8 pixels takes a bit at least. Libjpeg fills what is missing with grey, without an error."""
 
 _ORIENTATION = 0x0112  # EXIF and TIFF tag: how viewers turn the image
 _BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 277  # TIFF tags
@@ -187,6 +189,8 @@ def _check_size(image: ImageFile, size: int, path: Path) -> None:
             f"{path}: {columns}x{rows} pixels in {size} bytes; at most {MOST_PIXELS // 1_000_000} million are read: cut the "
             "image into tiles"
         )
+    if isinstance(image, JpegImageFile) and columns * rows > JPEG_PIXELS_A_BYTE * size:
+        raise ImageError(f"{path}: truncated: the header announces {columns}x{rows} pixels, in {size} bytes; {_AGAIN}")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError(
             f"{path}: {getattr(image, 'n_frames', 1)} pages or frames; store each as a file, or all as a NIfTI volume"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 paths = words.filter(lambda text: "\0" not in text).map(lambda text: Path("/") / text)
 positive = st.integers(1, 10**6)
 floats = st.floats(1e-12, 1e12, allow_subnormal=False)
+spacings = st.floats(1e-3, 1e12)
 share = st.floats(0, 1, exclude_max=True)
 
 
@@ -69,7 +71,7 @@ configs = some(
         split=paths,
         labels=st.none()
         | st.lists(words, unique=True, min_size=1, max_size=5).map(lambda names: {name: k + 1 for k, name in enumerate(names)}),
-        spacing=st.tuples(floats, floats, floats),
+        spacing=st.tuples(spacings, spacings, spacings),
         slice_axis=st.sampled_from([None, 0, 1, 2]),
         group=st.sampled_from([None, "", "^no$", r"(\d+)_", "[a-z]+: #x", "'\"", "é\n", "1"]),
     ),
@@ -200,8 +202,8 @@ def test_a_damaged_file_raises_nothing_but_errors_for_the_user(data, tmp_path_fa
 def test_bytes_raise_nothing_but_errors_for_the_user(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
     path.write_bytes(content)
-    with pytest.raises(UsageError):
-        load_config(path)
+    with contextlib.suppress(UsageError):  # a few of them are configurations
+        assert isinstance(load_config(path), Config)
 
 
 @given(st.text(max_size=30))

@@ -105,7 +105,7 @@ def test_group_must_match_every_case(tmp_path):
 
 
 def test_no_root():
-    with pytest.raises(UsageError, match=r"data\.root is not set"):
+    with pytest.raises(UsageError, match=r"data\.root: no data set is named"):
         find_dataset(DataConfig())
 
 

@@ -34,7 +34,8 @@ def gone(process: int, seconds: float = 20.0) -> bool:
     while time.monotonic() < end:
         try:
             # A process whose parent was killed is a zombie until somebody collects it.
-            if Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            if state == "Z" and len(list(Path(f"/proc/{process}/task").iterdir())) < 2:  # its other threads have ended too
                 return True
             os.kill(process, 0)
         except (ProcessLookupError, FileNotFoundError):

@@ -39,7 +39,9 @@ def turned(degrees: float) -> np.ndarray:
     angle = np.deg2rad(degrees)
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    return turn @ AFFINE
+    affine = turn @ AFFINE
+    affine[:3, 3] = AFFINE[:3, 3]  # about its own first voxel
+    return affine
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {

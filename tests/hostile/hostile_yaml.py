@@ -88,7 +88,7 @@ CONFIGS: dict[str, tuple[str, str]] = {  # name -> (text, words)
     "threads_vast": (GOOD + "  threads: 1000000\n", "the largest value allowed is 1024"),
     "validations_vast": (GOOD + "  validations: 1000000000000\n", "the largest value allowed is 10000"),
     "folds_vast": (GOOD.replace("folds: 2", "folds: 1000000000000"), "folds need at least"),
-    "spacing_vast": (GOOD.replace("folds: 2", "folds: 2, spacing: [0.0011, 0.0011, 0.0011]"), "GB"),
+    "spacing_vast": (GOOD.replace("folds: 2", "folds: 2, spacing: [0.0011, 0.0011, 0.0011]"), "4 cases cannot be prepared"),
 }
 BYTES: dict[str, tuple[bytes, str]] = {
     "utf_16": ("name: a\n".encode("utf-16"), "not UTF-8"),

@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 from hostile.conftest import command, write_good
 from small_data import SMALL_CONFIG
@@ -33,17 +34,22 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
     if _seen is None:
         return
     if event in _NETWORK or event in _PROGRAMS or event in _UNPICKLING:
-        # Python unmarshals its own modules when it imports them.
-        if not (event.startswith("marshal") and "importlib" in sys._getframe(1).f_code.co_filename):
+        # Python unmarshals its own modules when it imports them, and urllib3 binds once, to see whether there is IPv6.
+        importing = event.startswith("marshal") and "importlib" in sys._getframe(1).f_code.co_filename
+        if not importing and not (event == "socket.bind" and arguments[1] == ("::1", 0)):
             _seen.append((event, str(arguments)[:200]))
     elif event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING:
         _seen.append(("write", _path(arguments[0])))
     elif event in _CHANGES:
-        _seen.append(("write", _path(arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0])))
+        _seen.append(("write", _path(arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0], arguments[-1])))
 
 
-def _path(entry: object) -> str:
-    return str(Path(os.fsdecode(entry)).absolute()) if isinstance(entry, str | bytes | os.PathLike) else ""
+def _path(entry: object, folder: object = -1) -> str:
+    """The absolute path; one that is relative to an open folder is told with that folder's descriptor."""
+    if not isinstance(entry, str | bytes | os.PathLike):
+        return ""
+    above = Path(os.readlink(f"/proc/self/fd/{folder}")) if isinstance(folder, int) and folder >= 0 else Path.cwd()
+    return str(above / os.fsdecode(entry))
 
 
 sys.addaudithook(_hook)  # cannot be taken away again, so it does nothing outside of `watched`
@@ -60,7 +66,8 @@ def watched(tmp_path):
             outcome = command(*arguments)
         finally:
             seen, _seen = _seen, None
-        inside = (str(tmp_path), "/dev/null")
+        fonts = (matplotlib.get_configdir(), matplotlib.get_cachedir())  # its list of the machine's fonts
+        inside = (str(tmp_path), "/dev/null", *fonts)
         odd = [(event, what) for event, what in seen if event != "write" or (what and not what.startswith(inside))]
         return outcome, odd
 

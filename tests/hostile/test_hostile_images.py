@@ -159,7 +159,7 @@ def test_training_on_bad_images_does_not_start(trained):
     assert outcome.code == 3
     assert not (folder / "runs" / "bad").exists()
     assert not (folder / "cache").exists() or not list((folder / "cache").iterdir())
-    assert not any(f"/{name}." in line for name in GOOD for line in outcome.err.splitlines())
+    assert not any(f"/imagesTr/{name}." in line for name in GOOD for line in outcome.err.splitlines())
 
 
 @pytest.mark.parametrize("name", [*IN_TRAINING, *CONSTANT])
@@ -183,16 +183,14 @@ def test_check_reports_bad_images_and_good_ones(checked):
 def test_training_runs_on_awkward_images(tmp_path):
     names = [name for name, entry in ACCEPTED.items() if not entry.constant]
     write_dataset(tmp_path / "set", names)
-    # Images of equal voxels in two folds are refused, rightly; here each case has a voxel of its own.
+    # Most hold the same voxels. What is held out must be another image than those that are trained on.
     (tmp_path / "run.yaml").write_text(
         f"name: odd\ndata: {{root: {tmp_path / 'set'}, cache: {tmp_path / 'cache'}, split: {tmp_path / 'split.json'}}}\n"
         "network: {features: [4, 8], strides: [[2, 2, 2]], stem: [1, 1, 1], encoder_units: 1, decoder_units: 1}\n"
         "training: {steps: 2, batch_size: 2, patch: [16, 16, 16], precision: fp32, threads: 1}\n"
     )
-    alike = [name for name, entry in ACCEPTED.items() if entry.turn is not None and name not in ("left_handed", "axes_turned")]
-    held_out = ["thin_rod", "one_slice", "thick_slices"]
+    held_out = ["thin_rod", "one_slice", "larger_than_patch"]
     train = [name for name in names if name not in held_out]
-    assert set(alike) <= set(train)
     (tmp_path / "split.json").write_text(json.dumps([{"train": train, "validation": held_out}]))
     outcome = command("train", tmp_path / "run.yaml", "--runs", tmp_path / "runs")
     assert outcome.code == 0, outcome.err

@@ -97,7 +97,7 @@ def test_awkward_label_maps_are_scored_and_trained_on(tmp_path):
         (tmp_path / "reference" / f"{name}.nii").write_bytes(nifti(structures()))
     outcome = command("evaluate", tmp_path / "set" / "labelsTr", tmp_path / "reference", "--json")
     assert outcome.code == 0, outcome.err
-    scores = {row["case"]: row["dice"] for row in json.loads(outcome.out)["cases"]}
+    scores = {row["case"]: row["dice"] for row in json.loads(outcome.out)["scores"]}
     assert {name for name, dice in scores.items() if dice != 1.0} == {"empty"}
     config = tmp_path / "run.yaml"
     config.write_text(

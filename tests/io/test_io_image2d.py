@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -268,3 +269,49 @@ def test_real_photographs_and_their_masks(real_data):
         contrasts.append(green[beside].mean() - green[turned].mean())
     assert contrasts[0] > 5
     assert max(contrasts[1:]) < 0
+
+
+def png(header: bytes, *packed: bytes) -> bytes:
+    """A PNG of right sums whose image data are in any number of chunks."""
+    chunks = [(b"IHDR", header), *((b"IDAT", part) for part in packed), (b"IEND", b"")]
+    body = b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big") for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def header(columns: int, rows: int, colour: int = 0, interlaced: int = 0, depth: int = 8) -> bytes:
+    return columns.to_bytes(4, "big") + rows.to_bytes(4, "big") + bytes([depth, colour, 0, 0, interlaced])
+
+
+@pytest.mark.parametrize(
+    ("ihdr", "needed"),
+    [
+        (header(7, 5), 40),
+        (header(7, 5, colour=2), 110),
+        (header(7, 5, depth=16), 75),
+        (header(7, 5, depth=1), 10),
+        (header(7, 5, interlaced=1), 46),
+        (header(1, 1, interlaced=1), 2),
+    ],
+)
+def test_a_png_whose_pixels_end_too_early_is_refused(write, ihdr, needed):
+    whole = zlib.compress(bytes(needed))
+    assert read_image(write(png(ihdr, whole), "a.png")).array.shape[1:] == (ihdr[3], ihdr[7], 1)
+    read_image(write(png(ihdr, whole[:4], b"", whole[4:]), "a.png"))
+    read_image(write(png(ihdr, zlib.compress(bytes(needed + 9))), "a.png"))  # more than needed is no loss
+    with pytest.raises(ImageError, match=rf"a\.png: truncated: .* {needed} bytes unpacked, and there are {needed - 1};"):
+        read_image(write(png(ihdr, zlib.compress(bytes(needed - 1))), "a.png"))
+
+
+@pytest.mark.parametrize("read", [read_image, read_label])
+def test_a_header_of_vast_size_on_few_bytes_is_refused_at_once(write, read):
+    start = time.process_time()
+    with pytest.raises(ImageError, match="truncated: the header announces 16x4194324 pixels"):
+        read(write(png(header(16, 4194324), zlib.compress(bytes(340))), "a.png"))
+    jpeg = bytearray(encoded(COLOURS, "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = (60000).to_bytes(2, "big") + (1600).to_bytes(2, "big")
+    with pytest.raises(ImageError, match="truncated: the header announces 1600x60000 pixels, in"):
+        read_image(write(bytes(jpeg), "a.jpg"))
+    assert time.process_time() - start < 0.5
