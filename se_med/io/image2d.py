@@ -161,9 +161,9 @@ def _read(path: Path, *, label: bool) -> tuple[NDArray[Any], str]:
                 raise ImageError(f"{path}: truncated: the PNG has no end; {_AGAIN}")
         image = open_image(io.BytesIO(content))
         _check_size(image, len(content), path)
-        _check_kind(image, content, kind, path, label=label)
         if kind == "PNG":
-            check_png_pixels(content, path)
+            check_png_pixels(content, path)  # before anything decodes it
+        _check_kind(image, content, kind, path, label=label)
         pixels = np.asarray(image)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)

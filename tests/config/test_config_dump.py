@@ -42,6 +42,7 @@ words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 paths = words.filter(lambda text: "\0" not in text).map(lambda text: Path("/") / text)
 positive = st.integers(1, 10**6)
 floats = st.floats(1e-12, 1e12, allow_subnormal=False)
+units = st.integers(1, 64)
 spacings = st.floats(1e-3, 1e12)
 share = st.floats(0, 1, exclude_max=True)
 
@@ -80,8 +81,8 @@ configs = some(
         features=st.just((8, 16, 32)),
         strides=st.none() | st.just(((2, 2, 1), (2, 2, 2))),
         kernels=st.just(((3, 3, 1), (3, 3, 3), (3, 3, 3))),
-        encoder_units=positive | st.tuples(positive, positive, positive),
-        decoder_units=positive,
+        encoder_units=units | st.tuples(units, units, units),
+        decoder_units=units,
         deep_supervision=st.sampled_from([None, (1.0, 0.5)]),
         stem=st.sampled_from([None, (1, 1, 1), (2, 2, 1)]),
         dropout=share,

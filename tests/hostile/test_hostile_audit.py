@@ -41,14 +41,15 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
     elif event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING:
         _seen.append(("write", _path(arguments[0])))
     elif event in _CHANGES:
-        _seen.append(("write", _path(arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0], arguments[-1])))
+        named = arguments[1] if event in ("os.rename", "os.link", "os.symlink") else arguments[0]
+        _seen.append(("write", _path(named, arguments[-1])))
 
 
 def _path(entry: object, folder: object = -1) -> str:
     """The absolute path; one that is relative to an open folder is told with that folder's descriptor."""
     if not isinstance(entry, str | bytes | os.PathLike):
         return ""
-    above = Path(os.readlink(f"/proc/self/fd/{folder}")) if isinstance(folder, int) and folder >= 0 else Path.cwd()
+    above = Path(f"/proc/self/fd/{folder}").readlink() if isinstance(folder, int) and folder >= 0 else Path.cwd()
     return str(above / os.fsdecode(entry))
 
 
