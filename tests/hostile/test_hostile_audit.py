@@ -7,6 +7,7 @@ import pickle
 import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -36,7 +37,9 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
     if event in _NETWORK or event in _PROGRAMS or event in _UNPICKLING:
         # Python unmarshals its own modules when it imports them, and urllib3 binds once, to see whether there is IPv6.
         importing = event.startswith("marshal") and "importlib" in sys._getframe(1).f_code.co_filename
-        if not importing and not (event == "socket.bind" and arguments[1] == ("::1", 0)):
+        probing = event == "socket.bind" and arguments[1] == ("::1", 0)
+        naming = event == "subprocess.Popen" and arguments[1] == ["uname", "-p"]  # `platform.processor`, as torch asks it
+        if not importing and not probing and not naming:
             _seen.append((event, str(arguments)[:200]))
     elif event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING:
         _seen.append(("write", _path(arguments[0])))
@@ -68,7 +71,8 @@ def watched(tmp_path):
         finally:
             seen, _seen = _seen, None
         fonts = (matplotlib.get_configdir(), matplotlib.get_cachedir())  # its list of the machine's fonts
-        inside = (str(tmp_path), "/dev/null", *fonts)
+        compiler = str(Path(tempfile.gettempdir()) / "torchinductor_")  # torch makes its compiler's folder when that is imported
+        inside = (str(tmp_path), "/dev/null", compiler, *fonts)
         odd = [(event, what) for event, what in seen if event != "write" or (what and not what.startswith(inside))]
         return outcome, odd
 
