@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from inference.tiny_model import make_config, make_network, make_plan
 
 from se_med.cli.app import main
 from se_med.inference.model import save_model
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show names that are no text as escapes: a report with them cannot be sent to the process that collects reports."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @dataclass(frozen=True)
