@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from explain_model import make_plan, make_predictor
-from planted import make_case
+from planted_gates import make_case
 from small_data import write_volume
 
 from se_med.explain.collect import find_watched

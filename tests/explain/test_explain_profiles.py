@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import collect, gate_of, predictor_with, switch_by_brightness
+from planted_gates import collect, gate_of, predictor_with, switch_by_brightness
 
 from se_med.explain.collect import region_kind
 from se_med.explain.profiles import profile, separate

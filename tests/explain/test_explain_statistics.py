@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from explain_model import make_plan, make_predictor
-from planted import collect, gate_of, make_case, predictor_with, switch_by_brightness
+from planted_gates import collect, gate_of, make_case, predictor_with, switch_by_brightness
 
 from se_med.explain.analysis import analyse
 from se_med.explain.collect import Moments, collect_case, find_watched
