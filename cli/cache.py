@@ -15,7 +15,7 @@ from se_med.cli.console import make_console
 if TYPE_CHECKING:
     from se_med.data.cache_list import Entry
 
-app = App(name="cache", help="List and clear the prepared cases that training keeps.")
+app = App(name="cache", help_format="markdown", help="List and clear the prepared cases that training keeps.")
 
 Folder = Annotated[Path | None, Parameter(name=["--folder", "-f"])]
 

@@ -8,7 +8,7 @@ from cyclopts import App
 
 from se_med.cli.console import make_console
 
-app = App(name="data", help="Get data sets: download a public one, or make the sample.")
+app = App(name="data", help_format="markdown", help="Get data sets: download a public one, or make the sample.")
 
 
 @app.command(name="list")

@@ -9,7 +9,7 @@ from cyclopts import App
 
 from se_med.cli.console import make_console
 
-app = App(name="list", help="List what can be chosen in a configuration.")
+app = App(name="list", help_format="markdown", help="List what can be chosen in a configuration.")
 
 
 @app.command

@@ -26,6 +26,9 @@ def train(
         resume: go on with an interrupted run of that name.
     """
     begun = time.monotonic()
+    from se_med.training.allocator import keep_memory_between_steps
+
+    keep_memory_between_steps()
     from se_med.cli.loading import loading
     from se_med.config.load import load_config
     from se_med.data.root import require_root

@@ -31,6 +31,9 @@ def main() -> int:
 
 def do(job: Job) -> End:
     """Do a job in this process."""
+    from se_med.training.allocator import keep_memory_between_steps
+
+    keep_memory_between_steps()
     from se_med.study.work import make_trial, train_run
     from se_med.training.interruption import InterruptedRunError
 
