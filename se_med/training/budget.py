@@ -28,6 +28,7 @@ from se_med.training.module import SegmentationModule
 from se_med.training.optimisation import build_average, build_optimizer
 from se_med.training.run_data import RunData
 from se_med.training.steps import build_stream
+from se_med.training.threads import Neighbours
 from se_med.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ FEWEST_STEPS = 500
 `configs/hippocampus.yaml` had a Dice of 0.86 after 500 steps, and 0.88 after 2000."""
 LEAST_STEPS = 50
 """A budget that allows fewer is refused: nothing is learned in them, and whoever wants to see a run end sets the steps."""
+BUSY = 0.25
+"""Cores that others keep busy in a trial, on the average of it, above which its times say little about a free machine."""
 SHIFT = 2
 """Voxels by which a reference is moved along each axis, to time how long scoring takes."""
 
@@ -120,6 +123,7 @@ def run_trial(data: RunData, module: SegmentationModule) -> Trial:
     config = data.config
     begin = time.perf_counter()
     device = next(module.parameters()).device
+    neighbours = Neighbours()
     needed = (WARM_UP_STEPS + TRIAL_STEPS) * config.training.accumulate
     batches = make_loader(build_stream(data), StepSampler(needed, data.plan.batch_size), config.training.workers)
     precision = resolve_precision(config.training.precision, device)
@@ -127,6 +131,11 @@ def run_trial(data: RunData, module: SegmentationModule) -> Trial:
     validation = Validation(data.validation, config, data.plan)
     predictor = Predictor(module.network, config, data.plan)
     case = seconds_per_case(validation, predictor, data.validation[0])
+    busy = 0.0 if config.training.workers else neighbours.busy()  # workers would be taken for others
+    if busy > BUSY:
+        log.warning(
+            "warning: other work kept %.1f cores busy while steps were timed; on a free machine they may be much faster", busy
+        )
     return Trial(step, case, time.perf_counter() - begin)
 
 

@@ -69,6 +69,17 @@ def test_budget_becomes_steps(train, monkeypatch):
     assert stored["max_minutes"] is None
 
 
+@pytest.mark.parametrize(("busy", "workers", "said"), [(0.9, 0, True), (0.1, 0, False), (0.9, 1, False)])
+def test_a_trial_beside_other_work_says_so(train, monkeypatch, caplog, busy, workers, said):
+    monkeypatch.setattr(budget, "TRIAL_STEPS", 1)
+    monkeypatch.setattr(budget.Neighbours, "busy", lambda self: busy)
+    monkeypatch.setattr(budget, "affordable_steps", lambda *arguments: budget.LEAST_STEPS)
+    logging.getLogger("se_med").propagate = True
+    with caplog.at_level(logging.WARNING, logger="se_med"):
+        train("timed", "training.steps=null", "training.max_minutes=1", f"training.workers={workers}")
+    assert ("other work kept 0.9 cores busy" in caplog.text) is said
+
+
 def test_curves_are_drawn(train):
     assert (train("run").folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
