@@ -85,11 +85,12 @@ class TrainingConfig(Part):
     )
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     final_rate: float = Field(
-        0.0,
+        0.3,
         ge=0,
         le=1,
-        description="Share of the highest rate at which the schedule ends. The averaged weights (ema) of a rate that stays up "
-        "can be better than those of one that falls to nothing, where training is long for the number of cases.",
+        description="Share of the highest rate at which the schedule ends. Where training is long for the number of cases, the "
+        "averaged weights (ema) of a rate that falls to nothing are worse: on hippocampus they lost 0.004 of Dice in the last "
+        "third of 15 minutes. 0 suits runs of a few hundred steps.",
     )
     gradient_clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient; null never clips.")
     ema: float | None = Field(

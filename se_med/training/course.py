@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Scores = dict[str, float]
 HIGH_RATE = 0.1
-"""Share of the highest learning rate above which a run that stops early is told so."""
+"""Share of the highest learning rate above which a run that stops early is told so, where the schedule ends lower."""
 
 
 class Course(Callback):
@@ -148,7 +148,7 @@ class Course(Callback):
         if module.progress.stopped:
             share = float(row["learning_rate"]) / module.config.training.learning_rate
             log.info("stopped early after step %d of %d: %s", step, module.steps, module.progress.stopped)
-            if share > HIGH_RATE:
+            if share > max(HIGH_RATE, module.config.training.final_rate):
                 log.warning(
                     "warning: the learning rate was still at %.0f %% of its highest when the run stopped early", 100 * share
                 )

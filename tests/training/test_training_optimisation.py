@@ -14,7 +14,7 @@ def small_network() -> nn.Module:
 
 @pytest.mark.parametrize("steps", [20, 137, 1000])
 def test_one_cycle_is_torchs(steps):
-    training = TrainingConfig(steps=steps, warmup=0.3, learning_rate=0.01)
+    training = TrainingConfig(steps=steps, warmup=0.3, learning_rate=0.01, final_rate=0)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
     # torch ends its warm-up at 0.3 * steps - 1 and its fall at steps - 1: one step earlier than a count of made steps.
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -28,7 +28,7 @@ def test_one_cycle_is_torchs(steps):
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "polynomial", "constant"])
 def test_every_schedule_rises_to_the_top_and_never_above(schedule):
-    training = TrainingConfig(steps=200, schedule=schedule, learning_rate=0.02, warmup=0.1)
+    training = TrainingConfig(steps=200, schedule=schedule, learning_rate=0.02, warmup=0.1, final_rate=0)
     rates = [learning_rate(step, 200, training) for step in range(200)]
     assert max(rates) == pytest.approx(0.02)
     assert rates[0] < 0.1 * max(rates)
