@@ -328,5 +328,5 @@ def main(arguments: Sequence[str]) -> int:
         measured[f"augment a patch, {patch}"] = measure(
             augmenters(small, plan, folder / "cache"), options.rounds, options.samples
         )
-    write_record(options.output, table(measured), vars(options), measured)
+    write_record(options.output, table(measured), vars(options) | {"output": None}, measured)
     return 0

@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
         + writers[1]
     )
     measured = {"training": asdict(training), "prediction": asdict(prediction), "together": together[0], "writers": writers[0]}
-    write_record(options.output, text, vars(options), measured)
+    write_record(options.output, text, vars(options) | {"output": None}, measured)
     good = all(samples.growth < 1 and samples.steady for samples in (training, prediction)) and together[0] and writers[0]
     return 0 if good else 1
 

@@ -234,5 +234,5 @@ def main(arguments: Sequence[str]) -> int:
     measured = {
         name: {"seconds": found.seconds, "ratios": found.ratios, "kept": found.kept} for name, found in contestants.items()
     }
-    write_record(options.output, table(options, contestants, missing), vars(options), measured | missing)
+    write_record(options.output, table(options, contestants, missing), vars(options) | {"output": None}, measured | missing)
     return 0
