@@ -34,7 +34,7 @@ from se_med.errors import SeMedError
 app = App(
     name="se-med",
     version=__version__,
-    help_format="plaintext",  # the commands list is plain, and markdown would take 0.1 s to import
+    help_format="plaintext",  # the commands list is plain, and markdown takes long to import
     help="Train, apply and compare U-Nets with squeeze-and-excitation on medical volumes.\n\n"
     "Add --debug to any command for the traceback of an error.",
 )

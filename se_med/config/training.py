@@ -89,8 +89,8 @@ class TrainingConfig(Part):
         ge=0,
         le=1,
         description="Share of the highest rate at which the schedule ends. Where training is long for the number of cases, the "
-        "averaged weights (ema) of a rate that falls to nothing are worse: on hippocampus they lost 0.004 of Dice in the last "
-        "third of 15 minutes. 0 suits runs of a few hundred steps.",
+        "averaged weights (ema) can become worse while it falls to nothing: on hippocampus by 0.004 of Dice in the last 40 % of "
+        "4537 steps. 0 suits runs of a few hundred steps.",
     )
     gradient_clip: PositiveFloat | None = Field(1.0, description="Largest norm of the gradient; null never clips.")
     ema: float | None = Field(
