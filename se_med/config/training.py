@@ -28,9 +28,15 @@ class TrainingConfig(Part):
     max_minutes: PositiveFloat | None = Field(
         None,
         description="Budget in minutes from the command to its end: start, reading, trial, steps and all validations; preparing "
-        "cases that are not prepared yet comes on top. A timed trial turns it into a number of steps before the first one. "
-        "A budget for fewer than 50 steps is refused. In a study the minutes are those of steps and validations. "
+        "cases that are not prepared yet comes on top. A timed trial turns it into a number of steps before the first one, which "
+        "is corrected on the way by the time that steps take. A budget for fewer than 50 steps is refused. In a study the minutes are those of steps and validations. "
         f"Default where steps is not given either: {DEFAULT_MINUTES:g}.",
+    )
+    former_steps: tuple[tuple[PositiveInt, PositiveInt], ...] | None = Field(
+        None,
+        description="Pairs of a step and the number of steps that the run was to have until then. Written into config.yaml by a "
+        "run whose steps were corrected on the way to keep to max_minutes, so that the file repeats that run. Default: steps "
+        "was the number from the start.",
     )
     max_memory: PositiveFloat | None = Field(
         None,
@@ -121,6 +127,18 @@ class TrainingConfig(Part):
         description="Trackers that get what metrics.csv gets, beside it (`pip install 'se-med[tracking]'`). They write into the "
         "run folder; the environment variables WANDB_MODE and MLFLOW_TRACKING_URI send W&B and MLflow elsewhere.",
     )
+
+    @model_validator(mode="after")
+    def _former_steps_are_before_the_last(self) -> Self:
+        begin = 0
+        for step, steps in self.former_steps or ():
+            if not begin < step < min(steps, self.steps or 0):
+                raise ValueError(
+                    f"former_steps: [{step}, {steps}] is no step after {begin} and before the last one; it belongs to the run that "
+                    "wrote it, so remove former_steps (null) to train for other steps"
+                )
+            begin = step
+        return self
 
     @model_validator(mode="after")
     def _early_stopping_can_happen(self) -> Self:

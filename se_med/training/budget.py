@@ -1,4 +1,4 @@
-"""From minutes to steps: a timed trial before the first step, after which steps alone drive the run."""
+"""From minutes to steps: a timed trial before the first step."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def budget_minutes(config: Config) -> float:
     return config.training.max_minutes or DEFAULT_MINUTES
 
 
-def steps_in_budget(data: RunData, module: SegmentationModule, spent: float = 0.0) -> Config:
+def steps_in_budget(data: RunData, module: SegmentationModule, spent: float = 0.0) -> tuple[Config, Trial]:
     """Turn the budget in minutes into a number of steps.
 
     Args:
@@ -186,7 +186,7 @@ def steps_in_budget(data: RunData, module: SegmentationModule, spent: float = 0.
         spent: seconds of the budget that are gone.
 
     Returns:
-        The configuration with ``training.steps`` set and no budget any more.
+        The configuration with ``training.steps`` set and no budget any more, and what the trial measured.
 
     Raises:
         UsageError: fewer than `LEAST_STEPS` steps fit.
@@ -210,7 +210,7 @@ def steps_in_budget(data: RunData, module: SegmentationModule, spent: float = 0.
     log.info("budget: %g minutes are %d steps of %.3f s, and %.0f s of validation", minutes, steps, trial.step, validations)
     if steps < FEWEST_STEPS:
         log.warning("warning: %d steps are too few to learn much; %s", steps, remedy)
-    return config.model_copy(update={"training": training.model_copy(update={"steps": steps, "max_minutes": None})})
+    return config.model_copy(update={"training": training.model_copy(update={"steps": steps, "max_minutes": None})}), trial
 
 
 def _timed(work: Callable[[], object]) -> float:

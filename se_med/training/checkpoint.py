@@ -14,20 +14,22 @@ import torch
 from se_med.errors import RunError
 from se_med.io.atomic import replacing
 from se_med.training.pickled import fault_of
+from se_med.training.schedule import FormerSteps
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 # What zip archives, pickles and torch raise on damaged files.
 _DAMAGE = (
     *(OSError, zipfile.BadZipFile, NotImplementedError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, struct.error),
     *(TypeError, AttributeError, LookupError, AssertionError, ArithmeticError, MemoryError),
 )
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("step", "loss_steps", "validated_step"), int),
-    **dict.fromkeys(("loss_sum", "seconds"), (int, float)),
+    **dict.fromkeys(("step", "steps", "loss_steps", "validated_step"), int),
+    **dict.fromkeys(("loss_sum", "seconds", "deadline", "validation_seconds"), (int, float)),
     **dict.fromkeys(("stream_digest", "stopped"), str),
     **dict.fromkeys(("network", "optimizer", "environment"), dict),
     "average": (dict, type(None)),
     "selection_scores": list,
+    "former_steps": tuple,
 }
 """What the entries of a checkpoint are."""
 
@@ -36,11 +38,19 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 class TrainingState:
     """Everything that a run needs to go on as if it had never stopped.
 
-    Batches and learning rate are functions of the step, so neither has a state of its own.
+    Batches and, with the schedule, learning rate are functions of the step, so neither has a state of its own.
     """
 
     step: int = 0
     """Optimiser steps made."""
+    steps: int = 0
+    """Optimiser steps of the run; 0 before the first checkpoint, where the configuration says it."""
+    former_steps: FormerSteps = ()
+    """Where the number of steps was corrected, see `Schedule`."""
+    deadline: float = 0.0
+    """Seconds of training after which the last step is due; 0 where the number of steps was given."""
+    validation_seconds: float = 0.0
+    """Seconds that a validation on the way takes, as the trial foresaw it."""
     network: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     average: dict[str, Any] | None = None

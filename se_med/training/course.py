@@ -18,7 +18,8 @@ from se_med.training.early_stopping import SELECTION, stop_reason
 from se_med.training.interruption import Interruption
 from se_med.training.metrics_log import MetricsLog, Row
 from se_med.training.module import SegmentationModule
-from se_med.training.optimisation import learning_rate
+from se_med.training.pace import Pace
+from se_med.training.schedule import Schedule
 from se_med.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Course(Callback):
     """Follows a run from step to step.
 
     Every decision is taken from the number of steps, except for the time of a checkpoint and a signal, neither of which changes
-    a number.
+    a number, and the number of steps of a run that has a budget in minutes (`Pace`).
 
     Args:
         checkpoint: where the checkpoint goes.
@@ -40,8 +41,8 @@ class Course(Callback):
         tracking: the trackers that get its rows too.
         epoch_steps: steps between two rows.
         validate: scores the selection or the held-out cases with the network as it is now, ``None`` when interrupted; called
-            after ``validation_steps``.
-        validation_steps: the steps after which to validate.
+            after each part of the schedule.
+        validations: how many, evenly spread over the schedule; the last one is left to the end of the run.
         interruption: tells that a signal has asked to stop.
         advance: shows the progress.
         environment: what the numbers depend on, stored with each checkpoint.
@@ -55,7 +56,7 @@ class Course(Callback):
         tracking: Tracking,
         epoch_steps: int,
         validate: Callable[[SegmentationModule], Scores | None],
-        validation_steps: frozenset[int],
+        validations: int,
         interruption: Interruption,
         advance: Advance,
         environment: dict[str, Any],
@@ -65,7 +66,7 @@ class Course(Callback):
         self.tracking = tracking
         self.epoch_steps = epoch_steps
         self.validate = validate
-        self.validation_steps = validation_steps
+        self.validations = validations
         self.interruption = interruption
         self.advance = advance
         self.environment = environment
@@ -81,7 +82,10 @@ class Course(Callback):
         self.interruption.install()
         self._start = self._saved_at = time.monotonic()
         self._resumed_seconds = module.progress.seconds
-        if module.progress.step in self.validation_steps and module.progress.validated_step < module.progress.step:
+        self._planned_steps = module.steps
+        self._pace = Pace(module, self._seconds())
+        self._validation_steps = validation_steps(module.schedule, self.validations)
+        if module.progress.step in self._validation_steps and module.progress.validated_step < module.progress.step:
             self._finish_epoch(module)
         self._stop_if_asked(trainer, module)
 
@@ -91,27 +95,40 @@ class Course(Callback):
         if (batch_idx + 1) % module.config.training.accumulate:
             return
         step = module.progress.step
-        self.advance(step, self.note)
-        if step % self.epoch_steps == 0 or step in self.validation_steps:
+        self.advance(*self._shown(module))
+        if step % self.epoch_steps == 0 or step in self._validation_steps:
             self._finish_epoch(module)
         elif time.monotonic() - self._saved_at > module.config.training.checkpoint_minutes * 60:
             self._save(module)
+        if self._pace.correct(module, self._seconds(), sum(at > step for at in self._validation_steps)):
+            self._validation_steps = validation_steps(module.schedule, self.validations)
         self._stop_if_asked(trainer, module)
+        if step >= module.steps:
+            trainer.should_stop = True
+
+    def _shown(self, module: SegmentationModule) -> tuple[int, str]:
+        """Return units of the progress bar, which has as many as there were steps at the start, and the note beside it."""
+        step, steps = module.progress.step, module.steps
+        if steps == self._planned_steps:
+            return step, self.note
+        return round(module.schedule.share(step) * self._planned_steps), f"step {step} of {steps}  {self.note}"
 
     def _finish_epoch(self, module: SegmentationModule) -> None:
         state = module.progress
         row: Row = {
             "step": state.step,
             "loss": round(state.loss_sum / max(1, state.loss_steps), 6),
-            "learning_rate": float(f"{learning_rate(state.step - 1, module.steps, module.config.training):.6g}"),
+            "learning_rate": float(f"{module.rate_of(state.step - 1):.6g}"),
             "seconds": round(self._seconds(), 2),
             "stream_digest": state.stream_digest,
         }
-        due = state.step in self.validation_steps
+        due = state.step in self._validation_steps
         scores = None
         module.refuse_non_finite()
         if due and not processes.any_of(self.interruption.requested, module.device):
+            begun = time.monotonic()
             scores = self.validate(module)
+            self._pace.validated(time.monotonic() - begun)
         if scores is not None:
             state.validated_step = state.step
             row.update({name: round(value, 6) for name, value in scores.items()})
@@ -172,6 +189,11 @@ class Course(Callback):
         if processes.any_of(self.interruption.requested, module.device) and not trainer.should_stop:
             self._save(module)
             trainer.should_stop = True
+
+
+def validation_steps(schedule: Schedule, validations: int) -> frozenset[int]:
+    """Return the steps after which to validate; the last one is left to the validation at the end of the run."""
+    return frozenset(schedule.step_at(part / validations) for part in range(1, validations)) - {0, schedule.steps}
 
 
 def _segmentation(module: LightningModule) -> SegmentationModule:

@@ -24,7 +24,7 @@ from se_med.inference.precision import resolve_device, resolve_precision
 from se_med.io.atomic import write_json, write_text
 from se_med.progress import Progress, silent
 from se_med.training import processes
-from se_med.training.budget import steps_in_budget
+from se_med.training.budget import budget_minutes, steps_in_budget
 from se_med.training.checkpoint import TrainingState, load_checkpoint
 from se_med.training.curves import draw_curves
 from se_med.training.interruption import InterruptedRunError, Interruption
@@ -103,7 +103,7 @@ def fit(
         data = gather(config, run, resumed=state.step > 0, progress=progress, prescribed=prescribed)
         module = build_module(data, state)
         if data.config.training.steps is None:
-            data = replace(data, config=steps_in_budget(data, module, time.monotonic() - begun - data.preparing))
+            data = _plan_steps(data, module, state, begun + data.preparing)
             module = build_module(data, state)
         write_text(run.config, dump_config(data.config))
         _warn_of_another_environment(state, data.config)
@@ -113,6 +113,15 @@ def fit(
                 with progress("training", module.steps) as advance:
                     train_steps(run, data, module, interruption, advance, tracking)
             return _conclude(run, data, module, interruption, progress, tracking)
+
+
+def _plan_steps(data: RunData, module: SegmentationModule, state: TrainingState, begun: float) -> RunData:
+    """Turn a budget into steps, and note in the state when the last of them is due."""
+    config = data.config
+    planned, trial = steps_in_budget(data, module, time.monotonic() - begun)
+    state.validation_seconds = trial.case * len(data.watched)
+    state.deadline = budget_minutes(config) * 60 - (time.monotonic() - begun) - trial.case * len(data.validation)
+    return replace(data, config=planned)
 
 
 def _follow(config: Config, run: RunFolder, interruption: Interruption) -> None:
@@ -151,6 +160,11 @@ def _conclude(
             f"{run.path}: interrupted after step {state.step} of {module.steps}; --resume goes on from there",
             interruption.signum or 0,
         )
+    if module.schedule.former != (config.training.former_steps or ()):
+        made = {"steps": module.steps, "former_steps": module.schedule.former}
+        config = config.model_copy(update={"training": config.training.model_copy(update=made)})
+        data = replace(data, config=config)
+        write_text(run.config, dump_config(config))
     summary = summarise(scores, tolerance=config.evaluation.tolerance)
     summary.write(run.cases, run.summary)
     dice = {"mean_dice": summary.mean_dice, **{f"dice_{name}": value for name, value in summary.dice.items()}}

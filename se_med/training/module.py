@@ -20,6 +20,7 @@ from se_med.training.checkpoint import TrainingState
 from se_med.training.divergence import DivergedError
 from se_med.training.losses import build_loss
 from se_med.training.optimisation import build_average, build_optimizer, learning_rate
+from se_med.training.schedule import Schedule
 
 
 class SegmentationModule(LightningModule):
@@ -38,7 +39,7 @@ class SegmentationModule(LightningModule):
     def __init__(self, network: nn.Module, config: Config, plan: Plan, state: TrainingState) -> None:
         super().__init__()
         self.config = config
-        self.steps = config.training.steps or 0
+        self.schedule = Schedule(state.steps or config.training.steps or 0, state.former_steps or config.training.former_steps or ())
         self.network = network
         self.loss = build_loss(config.training, config.network.deep_supervision, plan)
         self.average: AveragedModel | None = None
@@ -65,6 +66,15 @@ class SegmentationModule(LightningModule):
             _restore(optimizer, self.progress.optimizer, self.config.name)
         return optimizer
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run; corrected on the way where it has a budget in minutes."""
+        return self.schedule.steps
+
+    def rate_of(self, step: int) -> float:
+        """Return the learning rate of the step after `step` others."""
+        return learning_rate(self.schedule.share(step), self.config.training)
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Take the checksums of the batch while it is still in main memory."""
         self.checksums = batch_checksums(batch)
@@ -72,7 +82,7 @@ class SegmentationModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set learning rate and dropout seed of this step."""
-        rate = learning_rate(self.progress.step, self.steps, self.config.training)
+        rate = self.rate_of(self.progress.step)
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
         if self.config.network.dropout > 0:
@@ -133,6 +143,7 @@ class SegmentationModule(LightningModule):
 
     def capture(self) -> TrainingState:
         """Return the state to resume from, after the current step."""
+        self.progress.steps, self.progress.former_steps = self.schedule.steps, self.schedule.former
         self.progress.network = self.network.state_dict()
         self.progress.average = None if self.average is None else self.average.state_dict()
         self.progress.optimizer = self.optimizers().optimizer.state_dict()  # type: ignore[union-attr]

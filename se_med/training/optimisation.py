@@ -24,23 +24,21 @@ def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim
     return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
 
 
-def learning_rate(step: int, steps: int, training: TrainingConfig) -> float:
-    """Return the learning rate of a step: a function of the step alone, so that resuming needs no state.
+def learning_rate(share: float, training: TrainingConfig) -> float:
+    """Return the learning rate of a step: a function of the schedule alone, so that resuming needs no state of it.
 
     Args:
-        step: number of optimiser steps already made, from 0 to ``steps - 1``.
-        steps: number of steps of the run.
+        share: of the schedule that the steps already made are, from 0 to below 1.
         training: highest rate, schedule and share of warm-up. `one_cycle` rises along a half cosine from 1/25 of the highest
             rate and falls along another to 1/10000 of where it started (Smith and Topin 2018, arXiv 1708.07120, in the form of
             torch's OneCycleLR); the others rise linearly from 1/100. None falls below ``final_rate`` of the highest rate.
     """
-    top = training.learning_rate
-    warm = max(1, round(training.warmup * steps)) if training.warmup > 0 else 0
+    top, warm = training.learning_rate, training.warmup
     one_cycle = training.schedule == "one_cycle"
-    if step < warm:
-        progress = step / warm
+    if share < warm:
+        progress = share / warm
         return _half_cosine(top / 25, top, progress) if one_cycle else top * (0.01 + 0.99 * progress)
-    progress = (step - warm) / max(1, steps - warm)
+    progress = (share - warm) / (1 - warm)
     if training.schedule == "constant":
         return top
     last = top * training.final_rate

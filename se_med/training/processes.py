@@ -43,6 +43,13 @@ def mean(value: float, device: torch.device) -> float:
     return float(gather_rows(torch.tensor([value], dtype=torch.float64, device=device)).mean())
 
 
+def of_first(values: tuple[float, ...], device: torch.device) -> list[float]:
+    """Return the values of the first process."""
+    if not _distributed():
+        return list(values)
+    return gather_rows(torch.tensor([values], dtype=torch.float64, device=device))[0].tolist()
+
+
 def any_of(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set in any process."""
     if not _distributed():

@@ -29,6 +29,8 @@ from se_med.training.transfer import freeze, take_weights
 from se_med.training.validation import Validation
 
 MIN_EPOCH_STEPS = 50
+ENDLESS = 2**40
+"""Batches that a run could have: `Course` stops it after its last step, whose number may be corrected on the way."""
 
 
 def build_module(data: RunData, state: TrainingState) -> SegmentationModule:
@@ -72,7 +74,7 @@ def train_steps(
     device = resolve_device(training.device)
     precision = resolve_precision(training.precision, device)
     batches = StepSampler(
-        module.steps * training.accumulate,
+        ENDLESS,
         data.plan.batch_size,
         first=module.progress.step * training.accumulate,
         rank=processes.own_number(),
@@ -84,7 +86,7 @@ def train_steps(
         epoch_steps=epoch_steps(config, data.plan.batch_size, len(data.train)),
         tracking=tracking,
         validate=partial(_dice, Validation(data.watched, config, data.plan), SELECTION if data.selection else "", interruption),
-        validation_steps=validation_steps(module.steps, training.validations),
+        validations=training.validations,
         interruption=interruption,
         advance=advance,
         environment=numerical_environment(precision),
@@ -121,11 +123,6 @@ def epoch_steps(config: Config, batch_size: int, cases: int) -> int:
     patches = batch_size * config.training.accumulate
     passes = -(-MIN_EPOCH_STEPS * patches // cases)
     return -(-passes * cases // patches)
-
-
-def validation_steps(steps: int, validations: int) -> frozenset[int]:
-    """Return the steps after which to validate; the last one is left to the validation at the end of the run."""
-    return frozenset(round(steps * part / validations) for part in range(1, validations)) - {0, steps}
 
 
 def _dice(validation: Validation, prefix: str, interruption: Interruption, module: SegmentationModule) -> Scores | None:

@@ -29,7 +29,7 @@ def turn(monkeypatch):
     def run(trial: Trial, spent: float = 0.0) -> int:
         monkeypatch.setattr(budget, "run_trial", lambda data, module: trial)
         data = SimpleNamespace(config=one_minute(), watched=[0] * 10, validation=[0] * HELD_OUT)
-        return steps_in_budget(data, None, spent).training.steps
+        return steps_in_budget(data, None, spent)[0].training.steps
 
     return run
 
@@ -101,7 +101,8 @@ def test_the_budget_counts_from_the_command_and_leaves_preparing_out(small_confi
 
     def turned(data, module, spent):
         seen["spent"], seen["gone"] = spent, time.monotonic() - begun
-        return data.config.model_copy(update={"training": data.config.training.model_copy(update={"steps": 1})})
+        config = data.config.model_copy(update={"training": data.config.training.model_copy(update={"steps": 1})})
+        return config, Trial(1.0, 0.0, 0.0)
 
     monkeypatch.setattr(run_data, "prepare_parts", prepare_slowly)
     monkeypatch.setattr(fit, "steps_in_budget", turned)

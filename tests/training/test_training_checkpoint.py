@@ -14,6 +14,10 @@ from se_med.training.checkpoint import CHECKPOINT_VERSION, TrainingState, load_c
 def state() -> TrainingState:
     return TrainingState(
         step=7,
+        steps=90,
+        former_steps=((3, 80), (6, 100)),
+        deadline=60.5,
+        validation_seconds=2.5,
         network={"conv.weight": torch.randn(8, 1, 3, 3, 3)},
         optimizer={
             "state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.randn(8)}},
@@ -35,7 +39,7 @@ def test_state_comes_back_bit_for_bit(tmp_path):
     loaded = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert torch.equal(loaded.network["conv.weight"], saved.network["conv.weight"])
     assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], saved.optimizer["state"][0]["exp_avg"])
-    for name in ("step", "stream_digest", "loss_sum", "loss_steps", "seconds", "validated_step", "environment"):
+    for name in ("step", "stream_digest", "loss_sum", "loss_steps", "seconds", "validated_step", "environment", "former_steps", "steps", "deadline"):
         assert getattr(loaded, name) == getattr(saved, name)
 
 

@@ -21,7 +21,7 @@ def test_one_cycle_is_torchs(steps):
         optimizer, 0.01, total_steps=steps + 1, pct_start=(0.3 * steps + 1) / (steps + 1)
     )
     for step in range(steps):
-        assert learning_rate(step, steps, training) == pytest.approx(optimizer.param_groups[0]["lr"], rel=0.02, abs=1e-6)
+        assert learning_rate(step / steps, training) == pytest.approx(optimizer.param_groups[0]["lr"], rel=0.02, abs=1e-6)
         optimizer.step()
         scheduler.step()
 
@@ -29,7 +29,7 @@ def test_one_cycle_is_torchs(steps):
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "polynomial", "constant"])
 def test_every_schedule_rises_to_the_top_and_never_above(schedule):
     training = TrainingConfig(steps=200, schedule=schedule, learning_rate=0.02, warmup=0.1, final_rate=0)
-    rates = [learning_rate(step, 200, training) for step in range(200)]
+    rates = [learning_rate(step / 200, training) for step in range(200)]
     assert max(rates) == pytest.approx(0.02)
     assert rates[0] < 0.1 * max(rates)
     assert rates[:20] == sorted(rates[:20])
@@ -41,7 +41,7 @@ def test_every_schedule_rises_to_the_top_and_never_above(schedule):
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "polynomial"])
 def test_a_schedule_ends_at_its_final_rate(schedule):
     training = TrainingConfig(steps=200, schedule=schedule, learning_rate=0.02, final_rate=0.3)
-    rates = [learning_rate(step, 200, training) for step in range(200)]
+    rates = [learning_rate(step / 200, training) for step in range(200)]
     assert max(rates) == pytest.approx(0.02)
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[-1] == pytest.approx(0.006, rel=0.05)
