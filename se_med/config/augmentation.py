@@ -33,9 +33,9 @@ class Flip(Part):
 class Affine(_Range):
     """Rotation and scaling about the centre of the patch, resampled once."""
 
-    probability: Probability = Field(0.5, description="Probability of a rotation with scaling.")
-    rotation: NonNegativeFloat = Field(15.0, le=180, description="Largest rotation about each axis, in degrees.")
-    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.85, 1.15), description="Range of the isotropic scale factor.")
+    probability: Probability = Field(0.9, description="Probability of a rotation with scaling.")
+    rotation: NonNegativeFloat = Field(20.0, le=180, description="Largest rotation about each axis, in degrees.")
+    scale: tuple[PositiveFloat, PositiveFloat] = Field((0.8, 1.2), description="Range of the isotropic scale factor.")
 
 
 class Noise(_Range):

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from se_med.config.augmentation import Affine, AugmentationConfig
 from se_med.data.plan import Plan
-from se_med.data.sampling import affine_positions, sample_linear, sample_nearest
+from se_med.data.sampling import sample_affine
 
 ANISOTROPIC = 3.0
 """An axis with this many times the finest spacing is not rotated into: its slices are too far apart to interpolate between."""
@@ -112,8 +112,7 @@ class Augmentation:
             dims = [axis + 1 for axis in flips]
             image, label = image.flip(dims), label.flip(dims)
         if matrix is not None:
-            positions = affine_positions(matrix, self.patch, tuple(image.shape[1:]))
-            image, label = sample_linear(image, positions), sample_nearest(label, positions)
+            image, label = sample_affine(image, label, matrix, self.patch)
         return image, label
 
     def _draw_matrix(self, state: np.random.RandomState) -> Matrix | None:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,15 @@ class PreparedCase:
     manifest: Manifest
 
     @property
-    def image(self) -> np.memmap[Any, np.dtype[np.float32]]:
+    def image(self) -> npt.NDArray[np.float32]:
         """Normalised intensities (C, X, Y, Z) float32 in RAS order, read from disk where they are touched."""
-        image: np.memmap[Any, np.dtype[np.float32]] = self._map("image.npy")
+        image: npt.NDArray[np.float32] = self._map("image.npy")
         return image
 
     @property
-    def label(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+    def label(self) -> npt.NDArray[np.uint8]:
         """Class indices (X, Y, Z) uint8 on the same grid."""
-        label: np.memmap[Any, np.dtype[np.uint8]] = self._map("label.npy")
+        label: npt.NDArray[np.uint8] = self._map("label.npy")
         return label
 
     @property
@@ -94,12 +95,31 @@ class PreparedCase:
         native = Geometry(manifest.native_shape, np.array(manifest.native_affine), manifest.native_spacing)
         return Prepared(self.image, np.array(manifest.affine), native)
 
-    def _map(self, name: str) -> Any:
+    def _map(self, name: str) -> npt.NDArray[Any]:
+        """Map an array, some ten times as fast as `np.load`, since it is done for every patch."""
+        path = f"{self.folder}/{name}"
         try:
-            return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            path = self.folder / name
+            offset, shape, fortran_order, dtype = _header(path)
+            with open(path, "rb") as file:
+                mapped = mmap(file.fileno(), 0, access=ACCESS_READ)
+            return np.ndarray(shape, dtype, mapped, offset, order="F" if fortran_order else "C")
+        except (ValueError, EOFError, TypeError) as error:
             raise RunError(f"{path}: not the array of a prepared case ({error}); remove {self.folder} and start again") from None
+
+
+@lru_cache(maxsize=4096)
+def _header(path: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+    """Return where the numbers of an array on disk begin, its shape, whether it is in Fortran order, and its type.
+
+    Raises:
+        ValueError: the file is no such array.
+    """
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"version {version} of the format")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        return file.tell(), shape, fortran_order, dtype
 
 
 def prepare_cases(

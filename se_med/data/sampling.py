@@ -15,6 +15,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from se_med.fused.affine import affine_patch, usable
+
+
+def sample_affine(
+    image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Take a turned and scaled patch: linear samples of the image, nearest ones of its labels.
+
+    Args:
+        image: (C, *source) float32.
+        label: (1, *source) of any type.
+        matrix: (rank + 1, rank + 1), from patch to source voxels, both counted from the centre.
+        size: of the patch.
+
+    Returns:
+        (C, *size) float32, and (1, *size) in the label's type. Voxels outside of the source are those at its border.
+    """
+    if usable(image, label):
+        return affine_patch(image, label, matrix, size)
+    positions = affine_positions(matrix, size, tuple(image.shape[1:]))
+    return sample_linear(image, positions), sample_nearest(label, positions)
+
 
 def affine_positions(matrix: npt.NDArray[np.float64], size: Sequence[int], source: Sequence[int]) -> list[Tensor]:
     """Return where each voxel of the result lies in the source, in source voxels, moved to the border where it is outside.

@@ -131,7 +131,7 @@ def test_a_dump_is_complete_and_readable(tmp_path, monkeypatch):
     assert lines[:2] == ["name: run", "seed: 0"]
     assert f"  root: {tmp_path / 'here'}" in lines
     assert "  learning_rate: 0.004" in lines
-    assert "    scale: [0.85, 1.15]" in lines
+    assert "    scale: [0.8, 1.2]" in lines
     assert lines[lines.index("  skip:") + 1 :][:2] == ["    block: cse", "    stages: [0, 1]"]
     assert set(yaml.safe_load(text)) == set(Config.model_fields)
 

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from mmap import mmap
 from multiprocessing import get_context
 
 import nibabel as nib
@@ -41,7 +42,8 @@ def test_the_arrays_are_those_of_the_preparation(tmp_path):
     preparation = Preparation(plan)
     prepared = preparation.forward(read_image(found.case.images[0]))
     label = preparation.forward_label(read_label(found.case.label), prepared)
-    assert isinstance(found.image, np.memmap)
+    assert isinstance(found.image.base, mmap)
+    assert not found.image.flags.writeable
     assert found.image.dtype == np.float32
     assert np.array_equal(found.image, prepared.array)
     assert found.label.dtype == np.uint8

@@ -3,33 +3,67 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from monai.transforms.spatial.array import AffineGrid, Resample
 from monai.transforms.utils import create_rotate
 from prepared_samples import blobs
 from scipy.ndimage import map_coordinates
 
-from se_med.data.sampling import affine_positions, sample_grid, sample_linear, sample_nearest
+from se_med.data import sampling
+from se_med.data.sampling import sample_affine, sample_grid
+from se_med.fused.kernels import library
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def way(request, monkeypatch):
+    """Both ways of taking samples."""
+    if request.param == "kernel" and library() is None:
+        pytest.skip("the kernels are not compiled")
+    if request.param == "torch":
+        monkeypatch.setattr(sampling, "usable", lambda image, label: False)
 
 
 @pytest.mark.parametrize(
-    ("size", "source"), [((9, 12, 7), (15, 13, 11)), ((6, 8, 5), (6, 8, 1)), ((5, 6, 7), (1, 8, 9)), ((9, 12), (14, 13))]
+    ("size", "source"),
+    [
+        *(((9, 12, 7), (15, 13, 11)), ((6, 8, 5), (6, 8, 1)), ((5, 6, 7), (1, 8, 9)), ((4, 5, 70), (9, 1, 60))),
+        *(((9, 12), (14, 13)), ((5, 6), (1, 1))),
+    ],
 )
-def test_affine_samples_equal_those_of_monai(size, source):
+def test_affine_samples_equal_those_of_monai(size, source, way):
     rank = len(size)
     matrix = create_rotate(rank, [0.3, -0.2, 0.4] if rank == 3 else 0.3) @ np.diag([1.2] * rank + [1.0])
     volumes = [blobs((*source, 1)[:3], seed) for seed in range(2)]
     image = torch.from_numpy(np.stack([volume[0].reshape(source) for volume in volumes]))
     label = torch.from_numpy(volumes[0][1].reshape(1, *source))
-    positions = affine_positions(matrix, size, source)
+    sampled, nearest = sample_affine(image, label, matrix, size)
     grid, _ = AffineGrid(affine=torch.from_numpy(matrix), dtype=np.float64)(size)
     expected = Resample(mode="bilinear", padding_mode="border", dtype=np.float64)(image, grid)
-    sampled = sample_linear(image, positions)
     assert sampled.dtype == torch.float32
-    np.testing.assert_allclose(sampled, expected, atol=1e-3 * float(image.max() - image.min()))
+    np.testing.assert_allclose(sampled, expected, atol=1e-3 * max(1.0, float(image.max() - image.min())))
     expected = Resample(mode="nearest", padding_mode="border", dtype=np.float64)(label, grid)
-    nearest = sample_nearest(label, positions)
     assert nearest.dtype == torch.uint8
+    assert nearest.shape == (1, *size)
     assert (nearest != expected).float().mean() < 0.01  # ties
+
+
+@given(st.integers(2, 3), st.integers(0, 10_000))
+def test_the_kernel_takes_the_samples_that_scipy_and_torch_take(rank, seed):
+    if library() is None:
+        pytest.skip("the kernels are not compiled")
+    generator = np.random.default_rng(seed)
+    size, source = generator.integers(1, 20, rank).tolist(), generator.integers(1, 24, rank).tolist()
+    matrix = np.eye(rank + 1)
+    matrix[:rank] = generator.normal(size=(rank, rank + 1))
+    image = torch.from_numpy(generator.normal(size=(2, *source)).astype(np.float32))
+    label = torch.from_numpy(generator.integers(0, 5, (1, *source)).astype(np.uint8))
+    sampled, nearest = sample_affine(image, label, matrix, size)
+    positions = [position.expand(*size) for position in sampling.affine_positions(matrix, size, source)]
+    expected = np.stack([map_coordinates(channel, positions, order=1, mode="nearest") for channel in image.double().numpy()])
+    np.testing.assert_allclose(sampled, expected, atol=1e-3)
+    safe = torch.stack([((position % 1) - 0.5).abs() > 1e-4 for position in positions]).all(0)[None]
+    assert torch.equal(nearest[safe], sampling.sample_nearest(label, positions)[safe])
 
 
 def test_grid_samples_equal_those_of_scipy():
