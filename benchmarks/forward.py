@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from benchmarks._records import write_record
-from benchmarks.train_step import build, without_kernels
+from benchmarks.train_step import build, by_torch, without_kernels
 from se_med.inference.precision import autocast, resolve_precision
 
 BLOCKS = ("cse", "sse", "scse", "pe", "cbam", "eca")
@@ -52,7 +52,7 @@ def make_pass(network: nn.Module, patch: Sequence[int], batch: int) -> Callable[
 def make_baseline(network: nn.Module, patch: Sequence[int], batch: int) -> Callable[[], float]:
     """Return what makes one pass as torch does without us: float32, torch's layers, contiguous memory."""
     image = torch.randn(batch, 1, *patch, generator=torch.Generator().manual_seed(0))
-    network.eval()
+    network = by_torch(network).eval()
 
     def forward() -> float:
         with torch.inference_mode(), without_kernels():

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks._records import write_record
 from benchmarks.inference_memory import CLASSES, GIB, make_predictor, resident
-from benchmarks.train_step import without_kernels
+from benchmarks.train_step import by_torch, without_kernels
 from se_med.data.grids import find_grids
 from se_med.data.preparation import Preparation, Prepared
 from se_med.io.volume import Geometry
@@ -42,7 +42,7 @@ def windows(options: argparse.Namespace) -> dict[str, Callable[[], NDArray[np.in
     array = np.random.default_rng(0).normal(size=(1, *options.shape)).astype(np.float32)
     prepared = Prepared(array, np.eye(4), Geometry(tuple(options.shape), np.eye(4), (1.0, 1.0, 1.0)))
     tensor = torch.from_numpy(array)[None]
-    network = predictor.network
+    network = by_torch(predictor.network)
 
     def monai() -> NDArray[np.integer]:
         with torch.inference_mode(), without_kernels():

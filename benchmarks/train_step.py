@@ -10,6 +10,7 @@ table says so.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -63,6 +64,11 @@ def without_kernels() -> Any:
     """Compute by torch what the kernels would."""
     with mock.patch.object(kernels, "library", return_value=None), mock.patch.object(fused_loss, "library", return_value=None):
         yield
+
+
+def by_torch(network: nn.Module) -> nn.Module:
+    """Return a copy for use without kernels, with weights as torch lays them out."""
+    return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
 
 
 def kept_bytes(forward: Callable[[], Tensor], network: nn.Module | None = None) -> int:
@@ -144,7 +150,7 @@ def make_contestants(options: argparse.Namespace) -> tuple[dict[str, Contestant]
            for block in (PLAIN, *options.blocks)}  # fmt: skip
     others, missing = {"plain, fp32": step(own[PLAIN].network, False, ours)}, {}
     if options.torch:
-        others |= {f"{block}, by torch": step(own[block].network, True, ours, without_kernels) for block in own}
+        others |= {f"{block}, by torch": step(by_torch(own[block].network), True, ours, without_kernels) for block in own}
     if tuple(options.stem) == (1, 1, 1):
         for name, make in (("nnU-Net PlainConvUNet, fp32", with_nnunet), ("MONAI DynUNet, fp32", with_monai)):
             try:

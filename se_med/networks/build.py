@@ -10,6 +10,7 @@ import torch
 from se_med.config.attention import AttentionConfig
 from se_med.config.network import NetworkConfig
 from se_med.errors import UsageError
+from se_med.fused.kernels import library, memory_format
 from se_med.networks.initialise import initialise
 from se_med.networks.placement import place_gates, replaced_norms, unit_seats
 from se_med.networks.unet import UNet
@@ -42,7 +43,16 @@ def build_network(network: NetworkConfig, attention: AttentionConfig, in_channel
         gates, norms = place_gates(attention, network, in_channels), replaced_norms(attention, network)
         unet = UNet(network, in_channels, num_classes, gates, norms, unit_seats(attention))
     initialise(unet, seed)
+    if library() is not None:
+        _lay_out_as_maps(unet, network.rank)
     return unet
+
+
+def _lay_out_as_maps(unet: UNet, rank: int) -> None:
+    """Put the weights of convolutions into channels-last memory, as their maps are: else they are reordered at every call."""
+    for parameter in unet.parameters():
+        if parameter.ndim == rank + 2:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format(rank))
 
 
 def refuse_vast(network: NetworkConfig, attention: AttentionConfig, in_channels: int, num_classes: int) -> None:
