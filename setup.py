@@ -14,6 +14,7 @@ setup(
                 "se_med/fused/loss.c",
                 "se_med/fused/sums.c",
                 "se_med/fused/affine.c",
+                "se_med/fused/convolution.c",
             ],
             depends=[f"se_med/fused/{name}.h" for name in ("excite", "exponential", "fold", "map", "passes", "vectors")],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp"],

@@ -1,4 +1,4 @@
-"""The compiled kernels of norm.c, lines.c, cascade.c, loss.c, sums.c and affine.c: where they are, whether they can be used here, and the calls.
+"""The compiled kernels of norm.c, lines.c and so on: where they are, whether they can be used here, and the calls.
 
 They are compiled when se-med is installed. Without a compiler they are missing, and torch computes the same, more slowly.
 """
