@@ -29,7 +29,8 @@ class TrainingConfig(Part):
         None,
         description="Budget in minutes from the command to its end: start, reading, trial, steps and all validations; preparing "
         "cases that are not prepared yet comes on top. A timed trial turns it into a number of steps before the first one, which "
-        "is corrected on the way by the time that steps take. A budget for fewer than 50 steps is refused. In a study the minutes are those of steps and validations. "
+        "is corrected on the way by the time that steps take. A budget for fewer than 50 steps is refused. In a study the "
+        "minutes are those of steps and validations. "
         f"Default where steps is not given either: {DEFAULT_MINUTES:g}.",
     )
     former_steps: tuple[tuple[PositiveInt, PositiveInt], ...] | None = Field(
@@ -134,8 +135,8 @@ class TrainingConfig(Part):
         for step, steps in self.former_steps or ():
             if not begin < step < min(steps, self.steps or 0):
                 raise ValueError(
-                    f"former_steps: [{step}, {steps}] is no step after {begin} and before the last one; it belongs to the run that "
-                    "wrote it, so remove former_steps (null) to train for other steps"
+                    f"former_steps: [{step}, {steps}] is no step after {begin} and before the last one; it belongs to the run "
+                    "that wrote it, so remove former_steps (null) to train for other steps"
                 )
             begin = step
         return self

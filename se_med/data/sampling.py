@@ -18,9 +18,7 @@ from torch import Tensor
 from se_med.fused.affine import affine_patch, usable
 
 
-def sample_affine(
-    image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def sample_affine(image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Take a turned and scaled patch: linear samples of the image, nearest ones of its labels.
 
     Args:

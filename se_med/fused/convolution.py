@@ -115,7 +115,7 @@ def _fits(convolution: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
         and math.prod(kernel) >= SMALLEST
         and convolution.bias is None
         and convolution.groups == 1
-        and set((*convolution.stride, *convolution.dilation)) == {1}
+        and {*convolution.stride, *convolution.dilation} == {1}
         and convolution.padding == tuple(size // 2 for size in kernel)
         and all(size % 2 for size in kernel)
         and convolution.padding_mode == "zeros"
@@ -130,7 +130,7 @@ def _fits(convolution: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
 class Conv2d(nn.Conv2d):
     """torch's layer, trained by tiles where they gain something."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in torch)
         """Map ``(B, C, *spatial)``."""
         if _fits(self, input):
             return _Convolve.apply(input, self.weight, self.padding)  # type: ignore[no-untyped-call,no-any-return]
@@ -140,7 +140,7 @@ class Conv2d(nn.Conv2d):
 class Conv3d(nn.Conv3d):
     """torch's layer, trained by tiles where they gain something."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in torch)
         """Map ``(B, C, *spatial)``."""
         if _fits(self, input):
             return _Convolve.apply(input, self.weight, self.padding)  # type: ignore[no-untyped-call,no-any-return]

@@ -39,7 +39,8 @@ class SegmentationModule(LightningModule):
     def __init__(self, network: nn.Module, config: Config, plan: Plan, state: TrainingState) -> None:
         super().__init__()
         self.config = config
-        self.schedule = Schedule(state.steps or config.training.steps or 0, state.former_steps or config.training.former_steps or ())
+        training = config.training
+        self.schedule = Schedule(state.steps or training.steps or 0, state.former_steps or training.former_steps or ())
         self.network = network
         self.loss = build_loss(config.training, config.network.deep_supervision, plan)
         self.average: AveragedModel | None = None

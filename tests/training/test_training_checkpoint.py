@@ -39,7 +39,18 @@ def test_state_comes_back_bit_for_bit(tmp_path):
     loaded = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert torch.equal(loaded.network["conv.weight"], saved.network["conv.weight"])
     assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], saved.optimizer["state"][0]["exp_avg"])
-    for name in ("step", "stream_digest", "loss_sum", "loss_steps", "seconds", "validated_step", "environment", "former_steps", "steps", "deadline"):
+    for name in (
+        "step",
+        "stream_digest",
+        "loss_sum",
+        "loss_steps",
+        "seconds",
+        "validated_step",
+        "environment",
+        "former_steps",
+        "steps",
+        "deadline",
+    ):
         assert getattr(loaded, name) == getattr(saved, name)
 
 

@@ -19,7 +19,7 @@ from se_med.training.schedule import Schedule
 
 
 def run(seconds_of, steps: int, deadline: float, validation: float = 0.0) -> tuple[float, Schedule]:
-    """Make steps of `seconds_of(step)` seconds on a clock of our own, with a validation half-way; return the end and the schedule."""
+    """Make steps of `seconds_of(step)` seconds, with a validation half-way; return when they ended, and the schedule."""
     state = TrainingState(deadline=deadline, validation_seconds=1.3 * validation)
     module = SimpleNamespace(progress=state, schedule=Schedule(steps), device=torch.device("cpu"))
     now, pace, validated = 0.0, Pace(module, 0.0), False
