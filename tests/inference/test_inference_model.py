@@ -33,6 +33,7 @@ def rewrite(path, change, metadata=None):
         old = json.loads(file.metadata()["se_med"])
     tensors = load_file(path)
     change(tensors)
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(tensors, path, metadata={"se_med": json.dumps({**old, **(metadata or {})})})
 
 
