@@ -36,6 +36,22 @@ class Affine(_Range):
     probability: Probability = Field(0.9, description="Probability of a rotation with scaling.")
     rotation: NonNegativeFloat = Field(20.0, le=180, description="Largest rotation about each axis, in degrees.")
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.8, 1.2), description="Range of the isotropic scale factor.")
+    stretch: tuple[PositiveFloat, PositiveFloat] = Field(
+        (1.0, 1.0), description="Range of a further scale factor, drawn for each axis on its own."
+    )
+    shear: NonNegativeFloat = Field(0.0, lt=1, description="Largest shear of an axis along another: tangent of its angle.")
+
+
+class Elastic(_Range):
+    """Smooth bending: cubic B-splines through displacements drawn at control points; resampled together with `affine`."""
+
+    probability: Probability = Field(0.0, description="Probability of bending.")
+    spacing: float = Field(12.0, ge=2, description="Distance between control points, in voxels.")
+    displacement: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
+        (0.0, 5.0),
+        description="Range of the largest displacement of a control point along each axis, in voxels. Neighbours even each other "
+        "out: in 3D anatomy moves by a fifth of it (root mean square). More than half the spacing can fold it.",
+    )
 
 
 class Noise(_Range):
@@ -89,6 +105,7 @@ class AugmentationConfig(Part):
 
     flip: Flip = Flip()
     affine: Affine = Affine()
+    elastic: Elastic = Elastic()
     noise: Noise = Noise()
     blur: Blur = Blur()
     brightness: Brightness = Brightness()

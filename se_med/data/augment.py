@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from monai.transforms.utils import create_rotate
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from se_med.config.augmentation import Affine, AugmentationConfig
+from se_med.config.augmentation import Affine, AugmentationConfig, Elastic
 from se_med.data.plan import Plan
 from se_med.data.sampling import sample_affine
 
@@ -77,6 +78,7 @@ class Augmentation:
         self.flip_axes = tuple(axes.index(axis) for axis in config.flip.axes if axis in axes)
         self.spacing = tuple(plan.spacing[axis] for axis in axes)
         self.planes = _rotation_axes(self.spacing)
+        self.fine = tuple(value < ANISOTROPIC * min(self.spacing) for value in self.spacing)
         self.steps = _intensity_steps(config, len(plan.patch))
 
     def __call__(self, read: Read, key: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -104,19 +106,21 @@ class Augmentation:
     def _spatial(self, read: Read, key: Sequence[int]) -> tuple[Tensor, Tensor]:
         draws = _state(key, 0).random_sample(3)
         flips = [axis for axis in self.flip_axes if draws[axis] < self.config.flip.probability]
-        matrix = self._draw_matrix(_state(key, 1))
-        margin = (0,) * len(self.patch) if matrix is None else _margin(matrix, self.patch)
+        matrix, field = self._draw_matrix(_state(key, 1)), self._draw_field(_state(key, 8))
+        if matrix is None and field is not None:
+            matrix = np.eye(len(self.patch) + 1)
+        margin = (0,) * len(self.patch) if matrix is None else _margin(matrix, self.patch, field)
         context, context_label = read(margin)
         image, label = torch.from_numpy(context), torch.from_numpy(context_label)[None]
         if flips:
             dims = [axis + 1 for axis in flips]
             image, label = image.flip(dims), label.flip(dims)
         if matrix is not None:
-            image, label = sample_affine(image, label, matrix, self.patch)
+            image, label = sample_affine(image, label, matrix, self.patch, field)
         return image, label
 
     def _draw_matrix(self, state: np.random.RandomState) -> Matrix | None:
-        """Draw rotation and scaling as a matrix from patch voxels to image voxels about the centre; None where none is drawn."""
+        """Draw rotation, scaling and shear as a matrix from patch to image voxels about the centre; None where none is drawn."""
         affine: Affine = self.config.affine
         if state.random_sample() >= affine.probability:
             return None
@@ -125,10 +129,29 @@ class Augmentation:
         angles = [angle if axis in self.planes else 0.0 for axis, angle in enumerate(state.uniform(-limit, limit, size=3))]
         rotation: Matrix = create_rotate(rank, angles if rank == 3 else angles[:1])
         scale = np.exp(state.uniform(*np.log(affine.scale)))
+        low, high = np.log(affine.stretch)
+        stretch = np.exp(state.uniform(low, high, size=3))[:rank]
+        shear = state.uniform(-affine.shear, affine.shear, size=(3, 3))[:rank, :rank]
+        body = np.eye(rank + 1)
+        body[:rank, :rank] = np.where(np.outer(self.fine, self.fine), shear, 0)
+        np.fill_diagonal(body[:rank, :rank], 1 / (scale * np.where(self.fine, stretch, 1.0)))
         spacing = np.diag([*self.spacing, 1.0])
         # The rotation is one of the body, in mm, not of the voxel grid, which anisotropic spacing would shear.
-        matrix: Matrix = np.linalg.inv(spacing) @ rotation @ np.diag([1 / scale] * rank + [1.0]) @ spacing
+        matrix: Matrix = np.linalg.inv(spacing) @ rotation @ body @ spacing
         return matrix
+
+    def _draw_field(self, state: np.random.RandomState) -> Tensor | None:
+        """Draw displacements, (rank, *patch) in voxels; None where none are drawn."""
+        elastic: Elastic = self.config.elastic
+        if state.random_sample() >= elastic.probability:
+            return None
+        limit = state.uniform(*elastic.displacement)
+        splines = [_splines(length, elastic.spacing) for length in self.patch]
+        field = torch.from_numpy(state.uniform(-limit, limit, size=(len(splines), *(each.shape[1] for each in splines)))).float()
+        for each in splines:
+            field = torch.tensordot(field, each, dims=([1], [1]))  # the axis that is summed over comes back as the last
+        field[[axis for axis, fine in enumerate(self.fine) if not fine]] = 0
+        return field.contiguous()
 
 
 def make_augmentation(config: AugmentationConfig, plan: Plan) -> Augmentation:
@@ -174,10 +197,22 @@ def _state(key: Sequence[int], transform: int) -> np.random.RandomState:
     return np.random.RandomState(np.random.Philox(np.random.SeedSequence([*key, transform])))
 
 
-def _margin(matrix: Matrix, patch: Sequence[int]) -> tuple[int, ...]:
-    """Return how far beyond the patch a matrix about its centre reaches, along each axis, in voxels."""
+@lru_cache(maxsize=16)
+def _splines(length: int, spacing: float) -> Tensor:
+    """Return cubic B-splines that are `spacing` voxels apart, each at every voxel of an axis: (length, splines)."""
+    position = np.arange(length)[:, None] / spacing
+    centre = np.arange(-1, int((length - 1) / spacing) + 3)[None]
+    away = np.abs(position - centre)
+    near, far = 2 / 3 - away**2 + away**3 / 2, np.clip(2 - away, 0, None) ** 3 / 6
+    return torch.from_numpy(np.where(away < 1, near, far)).float()
+
+
+def _margin(matrix: Matrix, patch: Sequence[int], field: Tensor | None) -> tuple[int, ...]:
+    """Return how far beyond the patch a matrix about its centre and displacements reach, along each axis, in voxels."""
     half = np.array(patch) / 2
     reach = np.abs(matrix[: len(patch), : len(patch)]) @ half
+    if field is not None:
+        reach = reach + field.abs().flatten(1).amax(dim=1).numpy()
     return tuple(int(voxels) + 1 for voxels in np.ceil(np.maximum(reach - half, 0)))
 
 

@@ -18,31 +18,37 @@ from torch import Tensor
 from se_med.fused.affine import affine_patch, usable
 
 
-def sample_affine(image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Take a turned and scaled patch: linear samples of the image, nearest ones of its labels.
+def sample_affine(
+    image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int], field: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Take a turned, scaled and bent patch: linear samples of the image, nearest ones of its labels.
 
     Args:
         image: (C, *source) float32.
         label: (1, *source) of any type.
         matrix: (rank + 1, rank + 1), from patch to source voxels, both counted from the centre.
         size: of the patch.
+        field: (rank, *size) float32, displacements that are added to the positions, in source voxels; None for none.
 
     Returns:
         (C, *size) float32, and (1, *size) in the label's type. Voxels outside of the source are those at its border.
     """
     if usable(image, label):
-        return affine_patch(image, label, matrix, size)
-    positions = affine_positions(matrix, size, tuple(image.shape[1:]))
+        return affine_patch(image, label, matrix, size, field)
+    positions = affine_positions(matrix, size, tuple(image.shape[1:]), field)
     return sample_linear(image, positions), sample_nearest(label, positions)
 
 
-def affine_positions(matrix: npt.NDArray[np.float64], size: Sequence[int], source: Sequence[int]) -> list[Tensor]:
+def affine_positions(
+    matrix: npt.NDArray[np.float64], size: Sequence[int], source: Sequence[int], field: Tensor | None = None
+) -> list[Tensor]:
     """Return where each voxel of the result lies in the source, in source voxels, moved to the border where it is outside.
 
     Args:
         matrix: (rank + 1, rank + 1), from result to source voxels, both counted from the centre.
         size: shape of the result.
         source: shape of the source.
+        field: (rank, *size), displacements that are added, in source voxels; None for none.
 
     Returns:
         One tensor of shape `size` per axis of the source.
@@ -53,10 +59,12 @@ def affine_positions(matrix: npt.NDArray[np.float64], size: Sequence[int], sourc
         for axis, length in enumerate(size)
     ]
     positions = []
-    for row, length in zip(matrix[:rank], source, strict=True):
+    for axis, (row, length) in enumerate(zip(matrix[:rank], source, strict=True)):
         position = torch.full((1,) * rank, float(row[rank]) + (length - 1) / 2)
         for weight, step in zip(row[:rank], steps, strict=True):
             position = position + float(weight) * step
+        if field is not None:
+            position = position + field[axis]
         positions.append(position.clamp_(0, length - 1))
     return positions
 

@@ -1,4 +1,5 @@
-/* Patches turned and scaled: trilinear samples of an image and nearest samples of its labels at positions that an affine map gives.
+/* Patches turned, scaled and bent: trilinear samples of an image and nearest samples of its labels at positions that an affine map and,
+ * where there is one, a field of displacements give.
  *
  * A row of the patch is a line through the volume, so its positions are computed where they are needed; what torch does with the same
  * positions as tensors moves each of them between memory and processor many times. A 2D patch is one plane of a volume of one plane.
@@ -15,6 +16,7 @@ typedef struct {
     float matrix[12];                               /* (3, 4), from patch to volume, both counted from their centres */
     const float *image;                             /* (channels, source), contiguous */
     const uint8_t *label;                           /* (source), contiguous */
+    const float *field;                             /* (3, size) displacements in voxels of the volume, or NULL */
     float *patch;                                   /* (channels, size) */
     uint8_t *classes;                               /* (size) */
 } Affine;
@@ -43,13 +45,20 @@ INLINE void row_of(const Affine *m, int64_t number) {
     for (int64_t done = 0; done < m->size[2]; done += LANES) {
         int64_t count = m->size[2] - done < LANES ? m->size[2] - done : LANES, at = number * m->size[2] + done;
         int32_t corner[LANES], nearest[LANES];
-        float u[LANES], v[LANES], w[LANES];
+        float u[LANES], v[LANES], w[LANES], position[3][LANES];
+        for (int axis = 0; axis < 3; axis++) {
+            const float *field = m->field ? m->field + axis * m->size[0] * m->size[1] * m->size[2] + at : NULL;
+#pragma omp simd
+            for (int64_t k = 0; k < count; k++) position[axis][k] = start[axis] + step[axis] * (first + (float)(done + k));
+            if (!field) continue;
+#pragma omp simd
+            for (int64_t k = 0; k < count; k++) position[axis][k] += field[k];
+        }
 #pragma omp simd
         for (int64_t k = 0; k < count; k++) {
-            float along = first + (float)(done + k);
-            float x = inside(start[0] + step[0] * along, last[0]);
-            float y = inside(start[1] + step[1] * along, last[1]);
-            float z = inside(start[2] + step[2] * along, last[2]);
+            float x = inside(position[0][k], last[0]);
+            float y = inside(position[1][k], last[1]);
+            float z = inside(position[2][k], last[2]);
             int32_t a = (int32_t)x, b = (int32_t)y, c = (int32_t)z;
             a = a < end[0] ? a : end[0];
             b = b < end[1] ? b : end[1];

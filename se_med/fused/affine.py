@@ -1,4 +1,4 @@
-"""Patches turned and scaled, image and labels in one."""
+"""Patches turned, scaled and bent, image and labels in one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Affine(ctypes.Structure):
         ("source", ctypes.c_int64 * 3),
         *((name, ctypes.c_int32) for name in ("width", "unused")),
         ("matrix", ctypes.c_float * 12),
-        *((name, ctypes.c_void_p) for name in ("image", "label", "patch", "classes")),
+        *((name, ctypes.c_void_p) for name in ("image", "label", "field", "patch", "classes")),
     )
 
 
@@ -37,7 +37,9 @@ def usable(image: Tensor, label: Tensor) -> bool:
     return hasattr(kernels, "se_med_sample_affine") and types and plain and 0 < label.numel() < FARTHEST
 
 
-def affine_patch(image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def affine_patch(
+    image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int], field: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return linear samples of the image and nearest samples of the labels, at the border where they are outside.
 
     Args:
@@ -45,6 +47,7 @@ def affine_patch(image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], 
         label: (1, *source) uint8.
         matrix: (rank + 1, rank + 1), from patch to source voxels, both counted from the centre.
         size: of the patch.
+        field: (rank, *size) float32, displacements that are added to the positions, in source voxels; None for none.
 
     Returns:
         (C, *size) float32 and (1, *size) uint8.
@@ -55,6 +58,8 @@ def affine_patch(image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], 
     rows[3 - rank :, 3 - rank : 3] = matrix[:rank, :rank]
     rows[3 - rank :, 3] = matrix[:rank, rank]
     ones = (1,) * (3 - rank)
+    if field is not None:
+        field = torch.cat([field.new_zeros(3 - rank, *size), field])
     kernels = library()
     work = _Affine(
         channels=image.shape[0],
@@ -64,6 +69,7 @@ def affine_patch(image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], 
         matrix=tuple(rows.flatten().tolist()),
         image=image.data_ptr(),
         label=label.data_ptr(),
+        field=None if field is None else field.data_ptr(),
         patch=patch.data_ptr(),
         classes=classes.data_ptr(),
     )

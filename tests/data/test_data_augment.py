@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data.meta_obj import get_track_meta
 from prepared_samples import augmentation, blobs, no_augmentation, plan_of, slice_plan
+from scipy.interpolate import BSpline
 
 from se_med.data.augment import make_augmentation
 
@@ -110,6 +111,76 @@ def test_slices_far_apart_are_not_mixed():
     assert abs(matrix[0, 1]) > 0.01
 
 
+def test_stretch_scales_each_axis_on_its_own_and_shear_slants_it():
+    config = no_augmentation(affine={"probability": 1.0, "rotation": 0, "scale": (1, 1), "stretch": (0.8, 1.25), "shear": 0.2})
+    sampler = make_augmentation(config, plan_of())
+    matrices = np.stack([sampler._draw_matrix(np.random.RandomState(number))[:3, :3] for number in range(200)])
+    factors = 1 / np.diagonal(matrices, axis1=1, axis2=2)
+    assert 0.8 <= factors.min() < 0.81
+    assert 1.23 < factors.max() <= 1.25
+    assert abs(np.corrcoef(np.log(factors.T))[np.triu_indices(3, 1)]).max() < 0.25
+    slants = matrices[:, ~np.eye(3, dtype=bool)]
+    assert 0.19 < slants.max() <= 0.2
+    assert -0.2 <= slants.min() < -0.19
+
+
+def test_stretch_and_shear_leave_the_other_draws_alone():
+    affine = {"probability": 0.7, "rotation": 20.0, "scale": (0.8, 1.2)}
+    former = make_augmentation(no_augmentation(affine=affine), plan_of())
+    later = make_augmentation(no_augmentation(affine=affine | {"stretch": (1.1, 1.1)}), plan_of())
+    for number in range(20):
+        first, second = (each._draw_matrix(np.random.RandomState(number)) for each in (former, later))
+        assert (first is None) == (second is None)
+        if first is not None:
+            np.testing.assert_allclose(second[:3, :3] * 1.1, first[:3, :3], rtol=1e-12)
+
+
+def elastic(**settings):
+    return no_augmentation(elastic={"probability": 1.0} | settings)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_bending_is_the_cubic_spline_through_its_control_points(rank):
+    plan = plan_of() if rank == 3 else slice_plan(patch=(12, 16))
+    sampler = make_augmentation(elastic(spacing=5.0, displacement=(2.0, 2.0)), plan)
+    field = sampler._draw_field(np.random.RandomState(3)).double().numpy()
+    assert field.shape == (rank, *plan.patch)
+    assert np.abs(field).max() <= 2
+    state = np.random.RandomState(3)
+    state.random_sample()
+    state.uniform(2.0, 2.0)
+    counts = [int((length - 1) / 5) + 4 for length in plan.patch]
+    wanted = state.uniform(-2, 2, size=(rank, *counts))
+    for axis, (length, count) in enumerate(zip(plan.patch, counts, strict=True), start=1):
+        knots = np.arange(-3, count + 1) * 5.0
+        spline = BSpline(knots, np.moveaxis(wanted, axis, 0), 3)
+        wanted = np.moveaxis(spline(np.arange(length)), 0, axis)
+    np.testing.assert_allclose(field, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_bending_moves_image_and_label_together(rank):
+    plan, patch = (plan_of(), (12, 16, 8)) if rank == 3 else (slice_plan(patch=(12, 16)), (12, 16))
+    sampler = make_augmentation(elastic(spacing=6.0, displacement=(3.0, 3.0)), plan)
+    read = Source(patch=patch)
+    read.label = (read.label > 0).astype(np.uint8)
+    read.image = read.label[None].astype(np.float32)
+    moved = 0
+    for key in KEYS[:10]:
+        image, label = sampler(read, key)
+        sure = (image < 0.1) | (image > 0.9)  # the nearest of eight voxels weighs an eighth at least
+        assert torch.equal((image > 0.5)[sure], label.bool()[sure])
+        moved += int((label[0].numpy() != read.crop[1]).sum())
+    assert moved > 0
+    assert all(0 < more <= 4 for margin in read.margins[::2] for more in margin)
+
+
+def test_bending_does_not_mix_slices_far_apart():
+    field = make_augmentation(elastic(), plan_of(spacing=(1.0, 1.0, 8.0)))._draw_field(np.random.RandomState(0))
+    assert field[2].abs().max() == 0
+    assert field[:2].abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "check"),
     [
@@ -154,7 +225,7 @@ def test_probabilities_are_kept():
 
 def test_the_key_alone_decides():
     always = augmentation(
-        **{name: {"probability": 1.0} for name in ("affine", "noise", "blur", "contrast", "low_resolution", "gamma")}
+        **{name: {"probability": 1.0} for name in ("affine", "elastic", "noise", "blur", "contrast", "low_resolution", "gamma")}
     )
     read = Source()
     first = make_augmentation(always, plan_of())

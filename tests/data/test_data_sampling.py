@@ -48,8 +48,8 @@ def test_affine_samples_equal_those_of_monai(size, source, way):
     assert (nearest != expected).float().mean() < 0.01  # ties
 
 
-@given(st.integers(2, 3), st.integers(0, 10_000))
-def test_the_kernel_takes_the_samples_that_scipy_and_torch_take(rank, seed):
+@given(st.integers(2, 3), st.integers(0, 10_000), st.booleans())
+def test_the_kernel_takes_the_samples_that_scipy_and_torch_take(rank, seed, bent):
     if library() is None:
         pytest.skip("the kernels are not compiled")
     generator = np.random.default_rng(seed)
@@ -58,8 +58,9 @@ def test_the_kernel_takes_the_samples_that_scipy_and_torch_take(rank, seed):
     matrix[:rank] = generator.normal(size=(rank, rank + 1))
     image = torch.from_numpy(generator.normal(size=(2, *source)).astype(np.float32))
     label = torch.from_numpy(generator.integers(0, 5, (1, *source)).astype(np.uint8))
-    sampled, nearest = sample_affine(image, label, matrix, size)
-    positions = [position.expand(*size) for position in sampling.affine_positions(matrix, size, source)]
+    field = torch.from_numpy(generator.normal(scale=3, size=(rank, *size))).float() if bent else None
+    sampled, nearest = sample_affine(image, label, matrix, size, field)
+    positions = [position.expand(*size) for position in sampling.affine_positions(matrix, size, source, field)]
     expected = np.stack([map_coordinates(channel, positions, order=1, mode="nearest") for channel in image.double().numpy()])
     np.testing.assert_allclose(sampled, expected, atol=1e-3)
     safe = torch.stack([((position % 1) - 0.5).abs() > 1e-4 for position in positions]).all(0)[None]
