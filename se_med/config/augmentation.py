@@ -37,9 +37,9 @@ class Affine(_Range):
     rotation: NonNegativeFloat = Field(20.0, le=180, description="Largest rotation about each axis, in degrees.")
     scale: tuple[PositiveFloat, PositiveFloat] = Field((0.8, 1.2), description="Range of the isotropic scale factor.")
     stretch: tuple[PositiveFloat, PositiveFloat] = Field(
-        (1.0, 1.0), description="Range of a further scale factor, drawn for each axis on its own."
+        (1.0, 1.0), description="Range of a further scale factor of each axis that is not three times as coarse as another."
     )
-    shear: NonNegativeFloat = Field(0.0, lt=1, description="Largest shear of an axis along another: tangent of its angle.")
+    shear: NonNegativeFloat = Field(0.0, lt=1, description="Largest shear of such axes along each other: tangent of its angle.")
 
 
 class Elastic(_Range):
