@@ -50,7 +50,8 @@ class Elastic(_Range):
     displacement: tuple[NonNegativeFloat, NonNegativeFloat] = Field(
         (0.0, 5.0),
         description="Range of the largest displacement of a control point along each axis, in voxels. Neighbours even each other "
-        "out: in 3D anatomy moves by a fifth of it (root mean square). More than half the spacing can fold it.",
+        "out: in 3D anatomy moves by a fifth of it (root mean square). Folding is impossible up to a sixth of the spacing, and "
+        "unlikely up to half of it.",
     )
 
 
