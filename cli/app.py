@@ -16,32 +16,45 @@ from typing import TextIO
 from cyclopts import App
 
 from se_med import __version__
-from se_med.cli.cache import app as cache
-from se_med.cli.check import check
-from se_med.cli.compare import compare
 from se_med.cli.console import printable
-from se_med.cli.data import app as data
-from se_med.cli.evaluate import evaluate
-from se_med.cli.explain import explain
-from se_med.cli.info import info
-from se_med.cli.list import app as list_app
-from se_med.cli.plan import plan
-from se_med.cli.predict import predict
-from se_med.cli.schema import schema
-from se_med.cli.train import train
 from se_med.errors import SeMedError
 
-app = App(
-    name="se-med",
-    version=__version__,
-    help_format="plaintext",  # the commands list is plain, and markdown takes long to import
-    help="Train, apply and compare U-Nets with squeeze-and-excitation on medical volumes.\n\n"
-    "Add --debug to any command for the traceback of an error.",
-)
-for command in (plan, train, predict, evaluate, explain, compare, check, info, schema):
-    app.command(command, help_format="markdown")
-for group in (list_app, data, cache):
-    app.command(group)
+COMMANDS = {
+    "cache": "List and clear the prepared cases that training keeps.",
+    "check": "Read every case of a data set and tell what is wrong: errors stop training (exit code 3), warnings do not.",
+    "compare": "Make every run of a study (arms x folds x seeds) and compare the arms with the reference.",
+    "data": "Get data sets: download a public one, or make the sample.",
+    "evaluate": "Score segmentations: Dice, HD95, NSD and volume error per structure, with missed and spurious ones counted.",
+    "explain": "Explain attention: do gates depend on the image, do they tell structures apart, which could go?",
+    "info": "Count a network stage by stage: parameters, multiplications, memory kept by training, and how much its attention adds.",
+    "list": "List what can be chosen in a configuration.",
+    "plan": "Read a data set and plan a run: spacing, normalisation, patch, network, batch; each with its reason.",
+    "predict": "Segment volumes and 2D images; each result is on its image's grid, with a JSON file of the structures' sizes beside it.",
+    "schema": "Print the JSON Schema of the configuration file (for editors: completion and checks while typing).",
+    "train": "Train a network as a configuration file says and validate it on the held-out fold.",
+}
+"""What each command does, as the first line of its own help says it: the list of commands imports none of them."""
+
+GROUPS = ("cache", "data", "list")
+"""Commands that have commands of their own."""
+
+
+def build_app(chosen: str | None) -> App:
+    """Return the command line; of its commands the chosen one alone is imported with its whole help, the others when called."""
+    app = App(
+        name="se-med",
+        version=__version__,
+        help_format="plaintext",  # the commands list is plain, and markdown takes long to import
+        help="Train, apply and compare U-Nets with squeeze-and-excitation on medical volumes.\n\n"
+        "Add --debug to any command for the traceback of an error.",
+    )
+    for name, summary in COMMANDS.items():
+        help_of_it = None if name == chosen else summary
+        if name in GROUPS:
+            app.command(f"se_med.cli.{name}:app", name=name, help=help_of_it)
+        else:
+            app.command(f"se_med.cli.{name}:{name}", name=name, help=help_of_it, help_format="markdown")
+    return app
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -54,6 +67,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         # Libraries warn of their own changes to come; what a user should know is logged.
         warnings.simplefilter("ignore")
     try:
+        app = build_app(arguments[0] if arguments else None)
         return int(app(arguments, result_action="return_value") or 0)
     except SeMedError as error:
         if debug:

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from se_med.cli.app import COMMANDS, main
+
 
 def test_help_imports_nothing_heavy():
     script = (
@@ -15,6 +19,20 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "train" in result.stdout
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_list_of_commands_says_what_each_says_of_itself(command, capsys):
+    assert main([command, "--help"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert COMMANDS[command] in page
+    main(["--help"])
+    assert COMMANDS[command][:30] in capsys.readouterr().out
+
+
+def test_a_command_has_its_whole_help(capsys):
+    assert main(["check", "--help"]) == 0
+    assert "Writes check.json" in capsys.readouterr().out
 
 
 def test_version():
