@@ -26,10 +26,12 @@ COMMANDS = {
     "data": "Get data sets: download a public one, or make the sample.",
     "evaluate": "Score segmentations: Dice, HD95, NSD and volume error per structure, with missed and spurious ones counted.",
     "explain": "Explain attention: do gates depend on the image, do they tell structures apart, which could go?",
-    "info": "Count a network stage by stage: parameters, multiplications, memory kept by training, and how much its attention adds.",
+    "info": "Count a network stage by stage: parameters, multiplications, memory kept by training, and how much its attention "
+    "adds.",
     "list": "List what can be chosen in a configuration.",
     "plan": "Read a data set and plan a run: spacing, normalisation, patch, network, batch; each with its reason.",
-    "predict": "Segment volumes and 2D images; each result is on its image's grid, with a JSON file of the structures' sizes beside it.",
+    "predict": "Segment volumes and 2D images; each result is on its image's grid, with a JSON file of the structures' sizes "
+    "beside it.",
     "schema": "Print the JSON Schema of the configuration file (for editors: completion and checks while typing).",
     "train": "Train a network as a configuration file says and validate it on the held-out fold.",
 }

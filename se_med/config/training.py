@@ -83,10 +83,19 @@ class TrainingConfig(Part):
         "no weight there. The Dice loss of a data set's only structure is never weighted. `tversky` takes none. "
         "With data.regions there is no background, and cross-entropies are weighted means over regions and voxels.",
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with Nesterov momentum.")
+    optimizer: Literal["adamw", "muon", "sgd"] = Field(
+        "adamw",
+        description="AdamW; Muon for convolutions with AdamW for norms, biases, heads and attention; or SGD with Nesterov "
+        "momentum.",
+    )
     learning_rate: PositiveFloat = Field(4e-3, description="Highest learning rate of the schedule.")
     weight_decay: NonNegativeFloat = Field(1e-2, description="Weight decay; never applied to norms and biases.")
-    momentum: float = Field(0.99, ge=0, lt=1, description="Momentum of SGD.")
+    muon_rate: PositiveFloat = Field(
+        0.01, description="Highest learning rate of what Muon trains; learning_rate is that of everything else."
+    )
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="Momentum of SGD or Muon. Default: 0.99 with SGD, 0.95 with Muon."
+    )
     schedule: Literal["one_cycle", "cosine", "polynomial", "constant"] = Field(
         "one_cycle", description="Course of the learning rate. All but one_cycle start with a linear warm-up."
     )

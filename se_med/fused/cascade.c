@@ -13,6 +13,8 @@
 
 #define CHUNK 1024         /* voxels whose sums are formed together */
 #define WIDEST 1024        /* channels of the widest map */
+#define ROWS 4             /* voxels that one turn of a loop takes */
+#define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
 
 typedef struct {
     int64_t samples, voxels, channels;
@@ -65,62 +67,90 @@ INLINE void through(int64_t channels, const float *q, float most, float s, float
     for (int64_t c = 0; c < channels; c++) d[c] = d[c] * s + each + (q[c] == most ? share : 0.0f);
 }
 
-/* Rows (5, channels): sums of the activation's slope and of slope times xhat; the largest y, x there, and how often it is reached. */
+/* What a chunk has of the squeeze, each (channels): sums of the activation's slope and of slope times x - mean; the largest y, x
+ * there, and how often it is reached. */
+typedef struct { float first[WIDEST], second[WIDEST], most[WIDEST], peak[WIDEST], times[WIDEST]; } Squeezed;
+
+/* Add `rows` voxels from number `at` on, a constant where this is called: what is added to is read and written once for all of them. */
+INLINE void squeeze_rows(const Cascade *m, int64_t at, int rows, const float *a, const float *b, const float *mean, Squeezed *to, int format) {
+    const int64_t channels = m->channels;
+    const float slope = m->slope;
+    const void *x = m->x;
+#pragma omp simd
+    for (int64_t c = 0; c < channels; c++) {
+        float first = 0, second = 0, most = to->most[c], peak = to->peak[c], times = to->times[c];
+        EACH_ROW {
+            float at_v = value(x, (at + r) * channels + c, format), u = a[c] * at_v + b[c], step = u > 0 ? 1.0f : slope, y = step * u;
+            first += step;
+            second += step * (at_v - mean[c]);
+            times = y > most ? 1.0f : times + (y == most ? 1.0f : 0.0f);
+            peak = y > most ? at_v : peak;
+            most = y > most ? y : most;
+        }
+        to->first[c] += first;
+        to->second[c] += second;
+        to->most[c] = most;
+        to->peak[c] = peak;
+        to->times[c] = times;
+    }
+}
+
+/* Rows (5, channels): as in Squeezed, with xhat instead of x - mean. */
 INLINE void cascade_squeeze_of(const Cascade *m, int64_t number, int format) {
     BEGIN
+    (void)x, (void)slope;
     float *row = m->partial + number * 5 * channels;
-    float first[WIDEST], second[WIDEST], most[WIDEST], peak[WIDEST], times[WIDEST];
+    Squeezed found;
     for (int64_t c = 0; c < channels; c++) {
-        first[c] = second[c] = times[c] = peak[c] = 0;
-        most[c] = -INFINITY;
+        found.first[c] = found.second[c] = found.times[c] = found.peak[c] = 0;
+        found.most[c] = -INFINITY;
     }
-    for (int64_t v = begin; v < end; v++) {
-        load(x, m->x, (sample * m->voxels + v) * channels, channels, format);
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float u = a[c] * x[c] + b[c], step = u > 0 ? 1.0f : slope, y = step * u;
-            first[c] += step;
-            second[c] += step * (x[c] - mean[c]) * rstd[c];
-            times[c] = y > most[c] ? 1.0f : times[c] + (y == most[c] ? 1.0f : 0.0f);
-            peak[c] = y > most[c] ? x[c] : peak[c];
-            most[c] = y > most[c] ? y : most[c];
-        }
-    }
+    int64_t v = sample * m->voxels + begin, last = sample * m->voxels + end;
+    for (; v + ROWS <= last; v += ROWS) squeeze_rows(m, v, ROWS, a, b, mean, &found, format);
+    for (; v < last; v++) squeeze_rows(m, v, 1, a, b, mean, &found, format);
     for (int64_t c = 0; c < channels; c++) {
-        row[c] = first[c];
-        row[channels + c] = second[c];
-        row[2 * channels + c] = most[c];
-        row[3 * channels + c] = peak[c];
-        row[4 * channels + c] = times[c];
+        row[c] = found.first[c];
+        row[channels + c] = found.second[c] * rstd[c];
+        row[2 * channels + c] = found.most[c];
+        row[3 * channels + c] = found.peak[c];
+        row[4 * channels + c] = found.times[c];
     }
 }
 
 INLINE void cascade_pool_of(const Cascade *m, int64_t number, int format) {
     BEGIN
+    (void)x, (void)mean, (void)rstd;
     const float *gate = m->gate + sample * channels;
-    float q[WIDEST], *means = m->pooled + sample * 2 * m->voxels, *largest = means + m->voxels;
+    float *means = m->pooled + sample * 2 * m->voxels, *largest = means + m->voxels;
+    const void *from = m->x;
     for (int64_t v = begin; v < end; v++) {
-        load(x, m->x, (sample * m->voxels + v) * channels, channels, format);
-        largest[v] = weigh(channels, x, a, b, gate, slope, q);
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < channels; c++) sum += q[c];
+        const int64_t at = (sample * m->voxels + v) * channels;
+        float sum = 0, most = -INFINITY;
+#pragma omp simd reduction(+ : sum) reduction(max : most)
+        for (int64_t c = 0; c < channels; c++) {
+            float u = a[c] * value(from, at + c, format) + b[c], q = gate[c] * (u > 0 ? u : slope * u);
+            sum += q;
+            most = q > most ? q : most;
+        }
         means[v] = sum / (float)channels;
+        largest[v] = most;
     }
 }
 
 INLINE void cascade_forward_of(const Cascade *m, int64_t number, int format) {
     BEGIN
+    (void)x, (void)mean, (void)rstd;
     const float *gate = m->gate + sample * channels;
-    float q[WIDEST];
+    const void *from = m->x;
+    void *out = m->out;
     for (int64_t v = begin; v < end; v++) {
-        int64_t at = sample * m->voxels + v;
-        load(x, m->x, at * channels, channels, format);
-        weigh(channels, x, a, b, gate, slope, q);
-        float s = m->s[at];
+        const int64_t at = (sample * m->voxels + v) * channels;
+        const float s = m->s[sample * m->voxels + v];
 #pragma omp simd
-        for (int64_t c = 0; c < channels; c++) q[c] *= s;
-        store(m->out, q, at * channels, channels, format);
+        for (int64_t c = 0; c < channels; c++) {
+            float u = a[c] * value(from, at + c, format) + b[c];
+            put(out, at + c, s * (gate[c] * (u > 0 ? u : slope * u)), format);
+        }
     }
 }
 

@@ -14,7 +14,13 @@
 #include "fold.h"
 #include "vectors.h"
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 #define WIDEST 1024        /* channels of the widest map, and units of the widest hidden layer */
+#define ROWS 4             /* voxels that one turn of a loop takes */
+#define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
 
 typedef struct {
     int64_t samples, extent[3], channels, hidden;
@@ -46,77 +52,148 @@ INLINE void hidden_at(const Lines *m, int64_t sample, int64_t i, int64_t j, int6
     }
 }
 
-INLINE void gate_at(const Lines *m, const float *h, float *g) {
-    int64_t channels = m->channels;
-    memcpy(g, m->b, sizeof(float) * (size_t)channels);
-    for (int64_t n = 0; n < m->hidden; n++) {
-        const float *w = m->w + n * channels;
-        float times = h[n];
+/* Logits of ROWS voxels, g (ROWS, channels), from their hidden units, h (ROWS, hidden). */
+INLINE void logits_of(int64_t channels, int64_t hidden, const float *w, const float *b, const float *h, float *g) {
+    for (int r = 0; r < ROWS; r++) memcpy(g + r * channels, b, sizeof(float) * (size_t)channels);
+    for (int64_t n = 0; n < hidden; n++)
+        for (int r = 0; r < ROWS; r++) {
+            const float times = h[r * hidden + n];
 #pragma omp simd
-        for (int64_t c = 0; c < channels; c++) g[c] += times * w[c];
+            for (int64_t c = 0; c < channels; c++) g[r * channels + c] += times * w[n * channels + c];
+        }
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define TWICE _Pragma("GCC unroll 2") for (int t = 0; t < 2; t++)
+#define EVERY _Pragma("GCC unroll 4") for (int r = 0; r < ROWS; r++)
+
+/* sigmoid(v) to within three units of the last place: a division takes as long as all the rest, an estimate and a step of Newton's do not. */
+WIDE_INLINE __m512 sigmoid_wide(__m512 v) {
+    const __m512 t = _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(87.0f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(t, _mm512_set1_ps(-1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), _mm512_sub_ps(_mm512_setzero_ps(), t)));
+    __m512 e = _mm512_set1_ps(1.9875691500e-4f);
+    e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.3981999507e-3f));
+    e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(8.3334519073e-3f));
+    e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(4.1665795894e-2f));
+    e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.6666665459e-1f));
+    e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(5.0000001201e-1f));
+    e = _mm512_fmadd_ps(_mm512_mul_ps(e, r), r, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    const __m512 below = _mm512_add_ps(_mm512_scalef_ps(e, n), _mm512_set1_ps(1.0f)), guess = _mm512_rcp14_ps(below);
+    return _mm512_mul_ps(guess, _mm512_fnmadd_ps(below, guess, _mm512_set1_ps(2.0f)));
+}
+
+/* The gates with 32 channels of all voxels in registers: sums that are written to memory and read again at each unit cost three times
+ * as much. */
+WIDE static void gates_wide(int64_t channels, int64_t hidden, const float *w, const float *b, const float *h, float *g) {
+    for (int64_t c = 0; c < channels; c += 32) {
+        const int64_t left = channels - c;
+        const __mmask16 masks[2] = { left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1),
+                                     left >= 32 ? 0xffff : left > 16 ? (__mmask16)((1u << (left - 16)) - 1) : 0 };
+        __m512 sums[ROWS][2];
+        TWICE {
+            const __m512 start = _mm512_maskz_loadu_ps(masks[t], b + c + 16 * t);
+            EVERY sums[r][t] = start;
+        }
+        for (int64_t n = 0; n < hidden; n++) {
+            __m512 weights[2];
+            TWICE weights[t] = _mm512_maskz_loadu_ps(masks[t], w + n * channels + c + 16 * t);
+            EVERY {
+                const __m512 times = _mm512_set1_ps(h[r * hidden + n]);
+                TWICE sums[r][t] = _mm512_fmadd_ps(times, weights[t], sums[r][t]);
+            }
+        }
+        EVERY { TWICE _mm512_mask_storeu_ps(g + r * channels + c + 16 * t, masks[t], sigmoid_wide(sums[r][t])); }
     }
+}
+#endif
+
+/* Hidden units h (ROWS, hidden) and gates g (ROWS, channels) of up to ROWS voxels (i, j, k), (i, j, k + 1), ... */
+INLINE void gates_at(const Lines *m, int64_t sample, int64_t i, int64_t j, int64_t k, int64_t rows, float *h, float *g) {
+    const int64_t all = ROWS * m->channels;
+    for (int64_t r = 0; r < rows; r++) hidden_at(m, sample, i, j, k + r, h + r * m->hidden);
+    for (int64_t n = rows * m->hidden; n < ROWS * m->hidden; n++) h[n] = 0;
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (m->width == 3) {
+        gates_wide(m->channels, m->hidden, m->w, m->b, h, g);
+        return;
+    }
+#endif
+    logits_of(m->channels, m->hidden, m->w, m->b, h, g);
 #pragma omp simd
-    for (int64_t c = 0; c < channels; c++) g[c] = 1.0f / (1.0f + exponential(-g[c]));
+    for (int64_t c = 0; c < all; c++) g[c] = 1.0f / (1.0f + exponential(-g[c]));
+}
+
+/* Add to the sums of a slab `rows` voxels of its line j from number `at` on, a constant where this is called. */
+INLINE void slope_rows(const Lines *m, int64_t at, int rows, const float *a, const float *b, const float *mean, float *of_j, float *of_k, int format) {
+    const int64_t channels = m->channels;
+    const float slope = m->slope;
+    const void *x = m->x;
+#pragma omp simd
+    for (int64_t c = 0; c < channels; c++) {
+        float one = 0, two = 0;
+        EACH_ROW {
+            float at_v = value(x, (at + r) * channels + c, format), first = a[c] * at_v + b[c] > 0 ? 1.0f : slope;
+            float second = first * (at_v - mean[c]);
+            of_k[2 * r * channels + c] += first;
+            of_k[(2 * r + 1) * channels + c] += second;
+            one += first;
+            two += second;
+        }
+        of_j[c] += one;
+        of_j[channels + c] += two;
+    }
 }
 
 /* Rows (1 + Y + Z, 2, channels): sums over the slab, and over its part of each line, of the activation's slope and of slope times
  * xhat. The means of y over lines are made of them, and what a gradient of such a mean adds to the gradient of the norm. */
 INLINE void line_slopes_of(const Lines *m, int64_t number, int format) {
     int64_t channels = m->channels, Y = m->extent[1], Z = m->extent[2], sample = number / m->extent[0];
-    const float slope = m->slope;
     const float *mean = m->mean + sample * channels, *rstd = m->rstd + sample * channels;
-    float x[WIDEST], a[WIDEST], b[WIDEST];
+    float a[WIDEST], b[WIDEST];
     float *row = m->partial + number * (1 + Y + Z) * 2 * channels;
     memset(row, 0, sizeof(float) * (size_t)((1 + Y + Z) * 2 * channels));
     fold(channels, m->weight, m->bias, mean, rstd, a, b);
     for (int64_t j = 0; j < Y; j++) {
-        float *of_j = row + (1 + j) * 2 * channels;
-        for (int64_t k = 0; k < Z; k++) {
-            float *of_k = row + (1 + Y + k) * 2 * channels;
-            load(x, m->x, ((number * Y + j) * Z + k) * channels, channels, format);
-#pragma omp simd
-            for (int64_t c = 0; c < channels; c++) {
-                float times = a[c] * x[c] + b[c] > 0 ? 1.0f : slope;
-                float first = times, second = times * (x[c] - mean[c]) * rstd[c];
-                of_j[c] += first;
-                of_j[channels + c] += second;
-                of_k[c] += first;
-                of_k[channels + c] += second;
-            }
-        }
+        float *of_j = row + (1 + j) * 2 * channels, *of_k = row + (1 + Y) * 2 * channels;
+        int64_t at = (number * Y + j) * Z, k = 0;
+        for (; k + ROWS <= Z; k += ROWS) slope_rows(m, at + k, ROWS, a, b, mean, of_j, of_k + k * 2 * channels, format);
+        for (; k < Z; k++) slope_rows(m, at + k, 1, a, b, mean, of_j, of_k + k * 2 * channels, format);
         for (int64_t c = 0; c < 2 * channels; c++) row[c] += of_j[c];
     }
+    for (int64_t line = 0; line < 1 + Y + Z; line++)
+        for (int64_t c = 0; c < channels; c++) row[(2 * line + 1) * channels + c] *= rstd[c];
 }
 
 INLINE void line_forward_of(const Lines *m, int64_t number, int format) {
-    int64_t channels = m->channels, Y = m->extent[1], Z = m->extent[2], sample = number / m->extent[0], i = number % m->extent[0];
+    const int64_t channels = m->channels, Y = m->extent[1], Z = m->extent[2], sample = number / m->extent[0], i = number % m->extent[0];
     const float slope = m->slope;
-    const float *mean = m->mean + sample * channels, *rstd = m->rstd + sample * channels;
-    float x[WIDEST], a[WIDEST], b[WIDEST], h[WIDEST], g[WIDEST];
-    fold(channels, m->weight, m->bias, mean, rstd, a, b);
+    const void *x = m->x;
+    void *out = m->out;
+    float a[WIDEST], b[WIDEST], h[ROWS * WIDEST], g[ROWS * WIDEST];
+    fold(channels, m->weight, m->bias, m->mean + sample * channels, m->rstd + sample * channels, a, b);
     for (int64_t j = 0; j < Y; j++)
-        for (int64_t k = 0; k < Z; k++) {
-            int64_t at = ((number * Y + j) * Z + k) * channels;
-            load(x, m->x, at, channels, format);
-            hidden_at(m, sample, i, j, k, h);
-            gate_at(m, h, g);
+        for (int64_t k = 0; k < Z; k += ROWS) {
+            const int64_t rows = k + ROWS < Z ? ROWS : Z - k;
+            gates_at(m, sample, i, j, k, rows, h, g);
+            for (int64_t r = 0; r < rows; r++) {
+                const int64_t at = ((number * Y + j) * Z + k + r) * channels;
+                const float *gate = g + r * channels;
 #pragma omp simd
-            for (int64_t c = 0; c < channels; c++) {
-                float u = a[c] * x[c] + b[c];
-                x[c] = g[c] * (u > 0 ? u : slope * u);
+                for (int64_t c = 0; c < channels; c++) {
+                    float u = a[c] * value(x, at + c, format) + b[c];
+                    put(out, at + c, gate[c] * (u > 0 ? u : slope * u), format);
+                }
             }
-            store(m->out, x, at, channels, format);
         }
 }
 
-/* Rows: du, du xhat, d b, each (channels); d w, (hidden, channels); d p of the slab's part of each line, (1 + Y + Z, hidden). du
- * holds what comes through y itself, not what comes through the lines. */
 INLINE void line_sums_of(const Lines *m, int64_t number, int format) {
     int64_t channels = m->channels, hidden = m->hidden, Y = m->extent[1], Z = m->extent[2];
     int64_t sample = number / m->extent[0], i = number % m->extent[0], wide = (3 + hidden) * channels + (1 + Y + Z) * hidden;
     const float slope = m->slope;
     const float *mean = m->mean + sample * channels, *rstd = m->rstd + sample * channels;
-    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], h[WIDEST], g[WIDEST], dlogit[WIDEST];
+    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], hs[ROWS * WIDEST], gs[ROWS * WIDEST], dlogit[WIDEST];
     float *du = m->partial + number * wide, *duxhat = du + channels, *db = duxhat + channels, *dw = db + channels;
     float *of_i = dw + hidden * channels;
     memset(du, 0, sizeof(float) * (size_t)wide);
@@ -125,10 +202,10 @@ INLINE void line_sums_of(const Lines *m, int64_t number, int format) {
         for (int64_t k = 0; k < Z; k++) {
             int64_t at = ((number * Y + j) * Z + k) * channels;
             float *of_j = of_i + (1 + j) * hidden, *of_k = of_i + (1 + Y + k) * hidden;
+            const float *h = hs + k % ROWS * m->hidden, *g = gs + k % ROWS * channels;
+            if (k % ROWS == 0) gates_at(m, sample, i, j, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
             load(x, m->x, at, channels, format);
             load(d, m->dz, at, channels, format);
-            hidden_at(m, sample, i, j, k, h);
-            gate_at(m, h, g);
 #pragma omp simd
             for (int64_t c = 0; c < channels; c++) {
                 float u = a[c] * x[c] + b[c], times = u > 0 ? 1.0f : slope, inner = times * d[c] * g[c];
@@ -159,17 +236,17 @@ INLINE void line_backward_of(const Lines *m, int64_t number, int format) {
     const float *mean = m->mean + sample * channels, *rstd = m->rstd + sample * channels;
     const float *mean_du = m->corrections + sample * 2 * channels, *mean_duxhat = mean_du + channels;
     const float *squeezed = m->squeezed + sample * lines_of(m) * channels, *from_i = squeezed + i * channels;
-    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], h[WIDEST], g[WIDEST];
+    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], hs[ROWS * WIDEST], gs[ROWS * WIDEST];
     fold(channels, m->weight, m->bias, mean, rstd, a, b);
     for (int64_t j = 0; j < Y; j++)
         for (int64_t k = 0; k < Z; k++) {
             int64_t at = ((number * Y + j) * Z + k) * channels;
             const float *from_j = squeezed + (m->extent[0] + j) * channels;
             const float *from_k = squeezed + (m->extent[0] + Y + k) * channels;
+            const float *h = hs + k % ROWS * m->hidden, *g = gs + k % ROWS * channels;
+            if (k % ROWS == 0) gates_at(m, sample, i, j, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
             load(x, m->x, at, channels, format);
             load(d, m->dz, at, channels, format);
-            hidden_at(m, sample, i, j, k, h);
-            gate_at(m, h, g);
 #pragma omp simd
             for (int64_t c = 0; c < channels; c++) {
                 float dy = d[c] * g[c] + from_i[c] + from_j[c] + from_k[c];

@@ -54,7 +54,9 @@ INLINE void store(void *to, const float *from, int64_t at, int64_t count, int fo
     else name##_of(m, number, FLOAT32);
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define WIDE __attribute__((noinline, target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")))
+#define WIDEST_TARGET target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
+#define WIDE __attribute__((noinline, WIDEST_TARGET))
+#define WIDE_INLINE static inline __attribute__((always_inline, WIDEST_TARGET))
 #define MIDDLE __attribute__((noinline, target("avx2,fma")))
 #define KERNEL(name, Map, cases)                                                            \
     WIDE static void name##_wide(const Map *m, int64_t number) { cases(name, m, number) }   \

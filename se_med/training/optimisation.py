@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from se_med.attention import Gate
 from se_med.config.training import TrainingConfig
+from se_med.training.muon import Muon
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the optimiser; weight decay applies to weights of convolutions and linear layers, never to norms and biases."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Make the optimiser; weight decay applies to weights of convolutions and linear layers, never to norms and biases.
+
+    Muon trains what it is meant for, the layers between others: the weights of convolutions, but not those of heads and of
+    attention, which AdamW trains with the norms and the biases. Groups whose rate is not ``training.learning_rate`` have a
+    ``share`` of it.
+    """
+    matrices = _between_others(network) if training.optimizer == "muon" else []
+    known = {id(parameter) for parameter in matrices}
+    trained = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0)
+        momentum = 0.99 if training.momentum is None else training.momentum
+        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=momentum, nesterov=momentum > 0)
+    if training.optimizer == "muon":
+        momentum = 0.95 if training.momentum is None else training.momentum
+        share = training.muon_rate / training.learning_rate
+        return Muon(matrices, groups, training.learning_rate, share, momentum, training.weight_decay)
     return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+
+
+def _between_others(network: nn.Module) -> list[nn.Parameter]:
+    apart: list[nn.Module] = [module for module in network.modules() if isinstance(module, Gate)]
+    apart.extend(module for name, module in network.named_children() if name == "heads")
+    excluded = {id(parameter) for module in apart for parameter in module.parameters()}
+    weights = (p for p in network.parameters() if p.requires_grad and p.ndim > 2)
+    return [p for p in weights if id(p) not in excluded]
 
 
 def learning_rate(share: float, training: TrainingConfig) -> float:

@@ -59,7 +59,7 @@ def test_workers_change_nothing(train, workers):
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("step", [1, 3, 4, 7, 8], ids=lambda step: f"step{step}")
 def test_interrupted_run_resumes_to_the_same_end(train, step, signum, code):
-    options = ["network.dropout=0.2", "training.ema=0.9"]
+    options = ["network.dropout=0.2", "training.ema=0.9", f"training.optimizer={'muon' if step == 3 else 'adamw'}"]
     whole = train("whole", *options)
     before = signal.getsignal(signum)
     with pytest.raises(InterruptedRunError, match=f"after step {step} of 8; --resume") as caught:

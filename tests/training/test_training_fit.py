@@ -25,6 +25,7 @@ from se_med.training.validation import Validation
         ["network.norm=group", "attention={bottleneck: sse, decoder: {block: scse, aggregation: add}}"],
         ["network.deep_supervision=[1]", "training.optimizer=sgd", "training.schedule=polynomial"],
         ["network.stem=[2,2,2]", "training.loss=dice_focal", "training.ema=null"],
+        ["training.optimizer=muon", "attention=scse", "network.unit=residual", "training.precision=bf16"],
         ["training.accumulate=2", "training.loss=tversky", "training.schedule=cosine"],
         ["training.loss=generalised_dice", "training.gradient_clip=null", "training.precision=bf16"],
         ["network.kernels=[[3,3,1],[3,3,3]]", "network.strides=[[2,2,1]]", "training.patch=[16,16,12]"],
