@@ -71,8 +71,9 @@ INLINE void through(int64_t channels, const float *q, float most, float s, float
  * there, and how often it is reached. */
 typedef struct { float first[WIDEST], second[WIDEST], most[WIDEST], peak[WIDEST], times[WIDEST]; } Squeezed;
 
-/* Add `rows` voxels from number `at` on, a constant where this is called: what is added to is read and written once for all of them. */
-INLINE void squeeze_rows(const Cascade *m, int64_t at, int rows, const float *a, const float *b, const float *mean, Squeezed *to, int format) {
+/* Add `rows` voxels from number `at` on, a constant where this is called: what is added to is read and written once for all. */
+INLINE void squeeze_rows(const Cascade *m, int64_t at, int rows, const float *a, const float *b, const float *mean, Squeezed *to,
+                         int format) {
     const int64_t channels = m->channels;
     const float slope = m->slope;
     const void *x = m->x;
@@ -80,7 +81,8 @@ INLINE void squeeze_rows(const Cascade *m, int64_t at, int rows, const float *a,
     for (int64_t c = 0; c < channels; c++) {
         float first = 0, second = 0, most = to->most[c], peak = to->peak[c], times = to->times[c];
         EACH_ROW {
-            float at_v = value(x, (at + r) * channels + c, format), u = a[c] * at_v + b[c], step = u > 0 ? 1.0f : slope, y = step * u;
+            float at_v = value(x, (at + r) * channels + c, format);
+            float u = a[c] * at_v + b[c], step = u > 0 ? 1.0f : slope, y = step * u;
             first += step;
             second += step * (at_v - mean[c]);
             times = y > most ? 1.0f : times + (y == most ? 1.0f : 0.0f);

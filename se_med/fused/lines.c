@@ -41,15 +41,10 @@ typedef struct {
 /* A slab is all voxels of one sample with the same i: number = sample X + i. */
 INLINE int64_t lines_of(const Lines *m) { return m->extent[0] + m->extent[1] + m->extent[2]; }
 
-INLINE void hidden_at(const Lines *m, int64_t sample, int64_t i, int64_t j, int64_t k, float *h) {
-    const float *p = m->p + sample * lines_of(m) * m->hidden;
-    const float *pi = p + i * m->hidden, *pj = p + (m->extent[0] + j) * m->hidden;
-    const float *pk = p + (m->extent[0] + m->extent[1] + k) * m->hidden;
-#pragma omp simd
-    for (int64_t n = 0; n < m->hidden; n++) {
-        float t = pi[n] + pj[n] + pk[n];
-        h[n] = t > 0 ? t : 0;
-    }
+/* What the hidden units of all voxels (i, j, .) have in common: p[i] + p[X + j]. */
+INLINE void common_at(const Lines *m, int64_t sample, int64_t i, int64_t j, float *common) {
+    const float *p = m->p + sample * lines_of(m) * m->hidden, *pi = p + i * m->hidden, *pj = p + (m->extent[0] + j) * m->hidden;
+    for (int64_t n = 0; n < m->hidden; n++) common[n] = pi[n] + pj[n];
 }
 
 /* Logits of ROWS voxels, g (ROWS, channels), from their hidden units, h (ROWS, hidden). */
@@ -67,11 +62,13 @@ INLINE void logits_of(int64_t channels, int64_t hidden, const float *w, const fl
 #define TWICE _Pragma("GCC unroll 2") for (int t = 0; t < 2; t++)
 #define EVERY _Pragma("GCC unroll 4") for (int r = 0; r < ROWS; r++)
 
-/* sigmoid(v) to within three units of the last place: a division takes as long as all the rest, an estimate and a step of Newton's do not. */
+/* sigmoid(v) to within four units of the last place, by an estimate of the reciprocal and a step of Newton's. */
 WIDE_INLINE __m512 sigmoid_wide(__m512 v) {
-    const __m512 t = _mm512_min_ps(_mm512_max_ps(v, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(87.0f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(t, _mm512_set1_ps(-1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), _mm512_sub_ps(_mm512_setzero_ps(), t)));
+    const __m512 t = _mm512_min_ps(_mm512_set1_ps(87.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), v)); /* NaN stays */
+    const __m512 away = _mm512_sub_ps(_mm512_setzero_ps(), t);
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(away, _mm512_set1_ps(1.44269504f)), 8 /* to nearest, silently */);
+    const __m512 rough = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), away);
+    const __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), rough);
     __m512 e = _mm512_set1_ps(1.9875691500e-4f);
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.3981999507e-3f));
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(8.3334519073e-3f));
@@ -83,8 +80,8 @@ WIDE_INLINE __m512 sigmoid_wide(__m512 v) {
     return _mm512_mul_ps(guess, _mm512_fnmadd_ps(below, guess, _mm512_set1_ps(2.0f)));
 }
 
-/* The gates with 32 channels of all voxels in registers: sums that are written to memory and read again at each unit cost three times
- * as much. */
+/* The gates with 32 channels of all voxels in registers: sums that are written to memory and read again at each unit cost three
+ * times as much. */
 WIDE static void gates_wide(int64_t channels, int64_t hidden, const float *w, const float *b, const float *h, float *g) {
     for (int64_t c = 0; c < channels; c += 32) {
         const int64_t left = channels - c;
@@ -108,11 +105,17 @@ WIDE static void gates_wide(int64_t channels, int64_t hidden, const float *w, co
 }
 #endif
 
-/* Hidden units h (ROWS, hidden) and gates g (ROWS, channels) of up to ROWS voxels (i, j, k), (i, j, k + 1), ... */
-INLINE void gates_at(const Lines *m, int64_t sample, int64_t i, int64_t j, int64_t k, int64_t rows, float *h, float *g) {
-    const int64_t all = ROWS * m->channels;
-    for (int64_t r = 0; r < rows; r++) hidden_at(m, sample, i, j, k + r, h + r * m->hidden);
-    for (int64_t n = rows * m->hidden; n < ROWS * m->hidden; n++) h[n] = 0;
+/* Hidden units h (ROWS, hidden) and gates g (ROWS, channels) of up to ROWS voxels from k on. */
+INLINE void gates_at(const Lines *m, int64_t sample, const float *common, int64_t k, int64_t rows, float *h, float *g) {
+    const int64_t all = ROWS * m->channels, hidden = m->hidden;
+    const float *pk = m->p + (sample * lines_of(m) + m->extent[0] + m->extent[1] + k) * hidden;
+    for (int64_t r = 0; r < rows; r++)
+#pragma omp simd
+        for (int64_t n = 0; n < hidden; n++) {
+            float t = common[n] + pk[r * hidden + n];
+            h[r * hidden + n] = t > 0 ? t : 0;
+        }
+    for (int64_t n = rows * hidden; n < ROWS * hidden; n++) h[n] = 0;
 #if defined(__x86_64__) && defined(__GNUC__)
     if (m->width == 3) {
         gates_wide(m->channels, m->hidden, m->w, m->b, h, g);
@@ -125,7 +128,8 @@ INLINE void gates_at(const Lines *m, int64_t sample, int64_t i, int64_t j, int64
 }
 
 /* Add to the sums of a slab `rows` voxels of its line j from number `at` on, a constant where this is called. */
-INLINE void slope_rows(const Lines *m, int64_t at, int rows, const float *a, const float *b, const float *mean, float *of_j, float *of_k, int format) {
+INLINE void slope_rows(const Lines *m, int64_t at, int rows, const float *a, const float *b, const float *mean, float *of_j,
+                       float *of_k, int format) {
     const int64_t channels = m->channels;
     const float slope = m->slope;
     const void *x = m->x;
@@ -170,12 +174,13 @@ INLINE void line_forward_of(const Lines *m, int64_t number, int format) {
     const float slope = m->slope;
     const void *x = m->x;
     void *out = m->out;
-    float a[WIDEST], b[WIDEST], h[ROWS * WIDEST], g[ROWS * WIDEST];
+    float a[WIDEST], b[WIDEST], common[WIDEST], h[ROWS * WIDEST], g[ROWS * WIDEST];
     fold(channels, m->weight, m->bias, m->mean + sample * channels, m->rstd + sample * channels, a, b);
-    for (int64_t j = 0; j < Y; j++)
+    for (int64_t j = 0; j < Y; j++) {
+        common_at(m, sample, i, j, common);
         for (int64_t k = 0; k < Z; k += ROWS) {
             const int64_t rows = k + ROWS < Z ? ROWS : Z - k;
-            gates_at(m, sample, i, j, k, rows, h, g);
+            gates_at(m, sample, common, k, rows, h, g);
             for (int64_t r = 0; r < rows; r++) {
                 const int64_t at = ((number * Y + j) * Z + k + r) * channels;
                 const float *gate = g + r * channels;
@@ -186,6 +191,7 @@ INLINE void line_forward_of(const Lines *m, int64_t number, int format) {
                 }
             }
         }
+    }
 }
 
 INLINE void line_sums_of(const Lines *m, int64_t number, int format) {
@@ -193,17 +199,18 @@ INLINE void line_sums_of(const Lines *m, int64_t number, int format) {
     int64_t sample = number / m->extent[0], i = number % m->extent[0], wide = (3 + hidden) * channels + (1 + Y + Z) * hidden;
     const float slope = m->slope;
     const float *mean = m->mean + sample * channels, *rstd = m->rstd + sample * channels;
-    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], hs[ROWS * WIDEST], gs[ROWS * WIDEST], dlogit[WIDEST];
+    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], common[WIDEST], hs[ROWS * WIDEST], gs[ROWS * WIDEST], dlogit[WIDEST];
     float *du = m->partial + number * wide, *duxhat = du + channels, *db = duxhat + channels, *dw = db + channels;
     float *of_i = dw + hidden * channels;
     memset(du, 0, sizeof(float) * (size_t)wide);
     fold(channels, m->weight, m->bias, mean, rstd, a, b);
-    for (int64_t j = 0; j < Y; j++)
+    for (int64_t j = 0; j < Y; j++) {
+        common_at(m, sample, i, j, common);
         for (int64_t k = 0; k < Z; k++) {
             int64_t at = ((number * Y + j) * Z + k) * channels;
             float *of_j = of_i + (1 + j) * hidden, *of_k = of_i + (1 + Y + k) * hidden;
             const float *h = hs + k % ROWS * m->hidden, *g = gs + k % ROWS * channels;
-            if (k % ROWS == 0) gates_at(m, sample, i, j, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
+            if (k % ROWS == 0) gates_at(m, sample, common, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
             load(x, m->x, at, channels, format);
             load(d, m->dz, at, channels, format);
 #pragma omp simd
@@ -228,6 +235,7 @@ INLINE void line_sums_of(const Lines *m, int64_t number, int format) {
                 of_k[n] += dh;
             }
         }
+    }
 }
 
 INLINE void line_backward_of(const Lines *m, int64_t number, int format) {
@@ -236,15 +244,16 @@ INLINE void line_backward_of(const Lines *m, int64_t number, int format) {
     const float *mean = m->mean + sample * channels, *rstd = m->rstd + sample * channels;
     const float *mean_du = m->corrections + sample * 2 * channels, *mean_duxhat = mean_du + channels;
     const float *squeezed = m->squeezed + sample * lines_of(m) * channels, *from_i = squeezed + i * channels;
-    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], hs[ROWS * WIDEST], gs[ROWS * WIDEST];
+    float x[WIDEST], d[WIDEST], a[WIDEST], b[WIDEST], common[WIDEST], hs[ROWS * WIDEST], gs[ROWS * WIDEST];
     fold(channels, m->weight, m->bias, mean, rstd, a, b);
-    for (int64_t j = 0; j < Y; j++)
+    for (int64_t j = 0; j < Y; j++) {
+        common_at(m, sample, i, j, common);
         for (int64_t k = 0; k < Z; k++) {
             int64_t at = ((number * Y + j) * Z + k) * channels;
             const float *from_j = squeezed + (m->extent[0] + j) * channels;
             const float *from_k = squeezed + (m->extent[0] + Y + k) * channels;
             const float *h = hs + k % ROWS * m->hidden, *g = gs + k % ROWS * channels;
-            if (k % ROWS == 0) gates_at(m, sample, i, j, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
+            if (k % ROWS == 0) gates_at(m, sample, common, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
             load(x, m->x, at, channels, format);
             load(d, m->dz, at, channels, format);
 #pragma omp simd
@@ -255,6 +264,7 @@ INLINE void line_backward_of(const Lines *m, int64_t number, int format) {
             }
             store(m->out, d, at, channels, format);
         }
+    }
 }
 
 KERNEL(line_slopes, Lines, FORMATS)
