@@ -45,7 +45,9 @@ def test_equals_monai(batch, classes, size, spread, seed):
     target = torch.randint(0, classes, (batch, 1, *size))
     found, expected, gradient, expected_gradient = both(logits, target, factor=0.5)
     assert float(found) == pytest.approx(float(expected), rel=2e-5, abs=2e-6)
-    assert float((gradient - expected_gradient).abs().max()) <= 2e-5 * float(expected_gradient.abs().max()) + 1e-9
+    # Where a class is certain its gradient is p - 1 divided by the voxels: in float32 no better than the rounding of p.
+    rounding = 1e-7 / target.numel()
+    assert float((gradient - expected_gradient).abs().max()) <= 2e-5 * float(expected_gradient.abs().max()) + rounding + 1e-9
 
 
 def test_bf16_logits_are_summed_in_float32():
