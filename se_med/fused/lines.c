@@ -14,10 +14,6 @@
 #include "fold.h"
 #include "vectors.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#endif
-
 #define WIDEST 1024        /* channels of the widest map, and units of the widest hidden layer */
 #define ROWS 4             /* voxels that one turn of a loop takes */
 #define EACH_ROW _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++)
@@ -169,31 +165,38 @@ INLINE void line_slopes_of(const Lines *m, int64_t number, int format) {
         for (int64_t c = 0; c < channels; c++) row[(2 * line + 1) * channels + c] *= rstd[c];
 }
 
-INLINE void line_forward_of(const Lines *m, int64_t number, int format) {
-    const int64_t channels = m->channels, Y = m->extent[1], Z = m->extent[2], sample = number / m->extent[0], i = number % m->extent[0];
+INLINE void gated_rows(const Lines *m, int64_t at, int rows, const float *a, const float *b, const float *g, int format) {
+    const int64_t channels = m->channels;
     const float slope = m->slope;
     const void *x = m->x;
     void *out = m->out;
-    float a[WIDEST], b[WIDEST], common[WIDEST], h[ROWS * WIDEST], g[ROWS * WIDEST];
-    fold(channels, m->weight, m->bias, m->mean + sample * channels, m->rstd + sample * channels, a, b);
-    for (int64_t j = 0; j < Y; j++) {
-        common_at(m, sample, i, j, common);
-        for (int64_t k = 0; k < Z; k += ROWS) {
-            const int64_t rows = k + ROWS < Z ? ROWS : Z - k;
-            gates_at(m, sample, common, k, rows, h, g);
-            for (int64_t r = 0; r < rows; r++) {
-                const int64_t at = ((number * Y + j) * Z + k + r) * channels;
-                const float *gate = g + r * channels;
 #pragma omp simd
-                for (int64_t c = 0; c < channels; c++) {
-                    float u = a[c] * value(x, at + c, format) + b[c];
-                    put(out, at + c, gate[c] * (u > 0 ? u : slope * u), format);
-                }
-            }
+    for (int64_t c = 0; c < channels; c++) {
+        EACH_ROW {
+            float u = a[c] * value(x, (at + r) * channels + c, format) + b[c];
+            put(out, (at + r) * channels + c, g[r * channels + c] * (u > 0 ? u : slope * u), format);
         }
     }
 }
 
+INLINE void line_forward_of(const Lines *m, int64_t number, int format) {
+    int64_t channels = m->channels, Y = m->extent[1], Z = m->extent[2], sample = number / m->extent[0], i = number % m->extent[0];
+    float a[WIDEST], b[WIDEST], common[WIDEST], h[ROWS * WIDEST], g[ROWS * WIDEST];
+    fold(channels, m->weight, m->bias, m->mean + sample * channels, m->rstd + sample * channels, a, b);
+    for (int64_t j = 0; j < Y; j++) {
+        const int64_t first = (number * Y + j) * Z;
+        common_at(m, sample, i, j, common);
+        for (int64_t k = 0; k < Z; k += ROWS) {
+            const int64_t rows = k + ROWS < Z ? ROWS : Z - k;
+            gates_at(m, sample, common, k, rows, h, g);
+            if (rows == ROWS) gated_rows(m, first + k, ROWS, a, b, g, format);
+            else for (int64_t r = 0; r < rows; r++) gated_rows(m, first + k + r, 1, a, b, g + r * channels, format);
+        }
+    }
+}
+
+/* Rows: du, du xhat, d b, each (channels); d w, (hidden, channels); d p of the slab's part of each line, (1 + Y + Z, hidden). du
+ * holds what comes through y itself, not what comes through the lines. */
 INLINE void line_sums_of(const Lines *m, int64_t number, int format) {
     int64_t channels = m->channels, hidden = m->hidden, Y = m->extent[1], Z = m->extent[2];
     int64_t sample = number / m->extent[0], i = number % m->extent[0], wide = (3 + hidden) * channels + (1 + Y + Z) * hidden;

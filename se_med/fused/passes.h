@@ -120,16 +120,20 @@ INLINE float factor(int mode, float y, float gate, float s, float *share) {
     return *share = 1, gate;
 }
 
-INLINE void forward_voxel(Sample k, int64_t v, float s, int format, int mode) {
-    const int64_t at = v * k.channels;
+INLINE void forward_rows(Sample k, int64_t v, int rows, const float *gates, int format, int mode) {
+    float s[ROWS] = { 0 };
+    if (mode >= SPATIAL) memcpy(s, gates + v, sizeof(float) * (size_t)rows);
 #pragma omp simd
     for (int64_t c = 0; c < k.channels; c++) {
-        float y = activated(k.a[c] * value(k.x, at + c, format) + k.b[c], k.slope);
-        if (mode == CHANNEL) y *= k.gate[c];
-        if (mode == SPATIAL) y *= s;
-        if (mode == LARGER) y *= (y > 0) == (k.gate[c] > s) ? k.gate[c] : s;
-        if (mode == SUM) y *= k.gate[c] + s;
-        put(k.out, at + c, y, format);
+        EACH_ROW {
+            const int64_t at = (v + r) * k.channels + c;
+            float y = activated(k.a[c] * value(k.x, at, format) + k.b[c], k.slope);
+            if (mode == CHANNEL) y *= k.gate[c];
+            if (mode == SPATIAL) y *= s[r];
+            if (mode == LARGER) y *= (y > 0) == (k.gate[c] > s[r]) ? k.gate[c] : s[r];
+            if (mode == SUM) y *= k.gate[c] + s[r];
+            put(k.out, at, y, format);
+        }
     }
 }
 
@@ -140,7 +144,8 @@ INLINE void forward_of(const Map *m, int64_t number, int format, int mode) {
     for (int64_t v = at.first, end; v < at.last; v = end) {
         end = v + TILE < at.last ? v + TILE : at.last;
         if (mode >= SPATIAL) voxel_gates(k, v, end - v, m->s, format);
-        for (; v < end; v++) forward_voxel(k, v, mode >= SPATIAL ? m->s[v] : 0, format, mode);
+        for (; v + ROWS <= end; v += ROWS) forward_rows(k, v, ROWS, m->s, format, mode);
+        for (; v < end; v++) forward_rows(k, v, 1, m->s, format, mode);
     }
 }
 
@@ -206,16 +211,23 @@ INLINE void sums_of(const Map *m, int64_t number, int format, int mode) {
     du[4 * m->channels] = dw0;
 }
 
-INLINE void backward_voxel(Sample k, int64_t v, float s, float ds, const float *mean_du, int format, int mode) {
+INLINE void backward_rows(Sample k, int64_t v, int rows, const float *gates, const float *gradients, const float *mean_du, int format,
+                          int mode) {
     const float *mean_duxhat = mean_du + k.channels, *squeezed = mean_duxhat + k.channels;
-    const int64_t at = v * k.channels;
+    float s[ROWS] = { 0 }, ds[ROWS] = { 0 };
+    if (mode >= SPATIAL) {
+        memcpy(s, gates + v, sizeof(float) * (size_t)rows);
+        memcpy(ds, gradients + v, sizeof(float) * (size_t)rows);
+    }
 #pragma omp simd
     for (int64_t c = 0; c < k.channels; c++) {
-        float x = value(k.x, at + c, format), u = k.a[c] * x + k.b[c], times = u > 0 ? 1.0f : k.slope, share;
-        float d = value(k.dz, at + c, format) * factor(mode, times * u, k.gate[c], s, &share) + squeezed[c];
-        if (mode >= SPATIAL) d += ds * k.w[c];
-        d = k.a[c] * (times * d - mean_du[c] - (x - k.mean[c]) * k.rstd[c] * mean_duxhat[c]);
-        put(k.out, at + c, d, format);
+        EACH_ROW {
+            const int64_t at = (v + r) * k.channels + c;
+            float x = value(k.x, at, format), u = k.a[c] * x + k.b[c], times = u > 0 ? 1.0f : k.slope, share;
+            float d = value(k.dz, at, format) * factor(mode, times * u, k.gate[c], s[r], &share) + squeezed[c];
+            if (mode >= SPATIAL) d += ds[r] * k.w[c];
+            put(k.out, at, k.a[c] * (times * d - mean_du[c] - (x - k.mean[c]) * k.rstd[c] * mean_duxhat[c]), format);
+        }
     }
 }
 
@@ -225,8 +237,7 @@ INLINE void backward_of(const Map *m, int64_t number, int format, int mode) {
     float a[WIDEST], b[WIDEST];
     const Sample k = sample_at(m, at.sample, a, b);
     const float *row = m->corrections + at.sample * 3 * m->channels;
-    for (int64_t v = at.first; v < at.last; v++) {
-        const float s = mode >= SPATIAL ? m->s[v] : 0, ds = mode >= SPATIAL ? m->ds[v] : 0;
-        backward_voxel(k, v, s, ds, row, format, mode);
-    }
+    int64_t v = at.first;
+    for (; v + ROWS <= at.last; v += ROWS) backward_rows(k, v, ROWS, m->s, m->ds, row, format, mode);
+    for (; v < at.last; v++) backward_rows(k, v, 1, m->s, m->ds, row, format, mode);
 }

@@ -54,9 +54,17 @@ INLINE void store(void *to, const float *from, int64_t at, int64_t count, int fo
     else name##_of(m, number, FLOAT32);
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+
 #define WIDEST_TARGET target("avx512f,avx512bw,avx512vl,avx512dq,fma,prefer-vector-width=512")
 #define WIDE __attribute__((noinline, WIDEST_TARGET))
 #define WIDE_INLINE static inline __attribute__((always_inline, WIDEST_TARGET))
+
+/* Sixteen numbers of bfloat16, those of the mask. */
+WIDE_INLINE __m512 wide_bfloat16(const uint16_t *from, __mmask16 mask) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+}
+
 #define MIDDLE __attribute__((noinline, target("avx2,fma")))
 #define KERNEL(name, Map, cases)                                                            \
     WIDE static void name##_wide(const Map *m, int64_t number) { cases(name, m, number) }   \
