@@ -165,6 +165,38 @@ INLINE void line_slopes_of(const Lines *m, int64_t number, int format) {
         for (int64_t c = 0; c < channels; c++) row[(2 * line + 1) * channels + c] *= rstd[c];
 }
 
+/* Add to sums of y, (1 + Y + Z, channels) of a slab, as slope_rows does. */
+INLINE void mean_rows(const Lines *m, int64_t at, int rows, const float *a, const float *b, float *of_j, float *of_k, int format) {
+    const int64_t channels = m->channels;
+    const float slope = m->slope;
+    const void *x = m->x;
+#pragma omp simd
+    for (int64_t c = 0; c < channels; c++) {
+        float one = 0;
+        EACH_ROW {
+            float u = a[c] * value(x, (at + r) * channels + c, format) + b[c], y = u > 0 ? u : slope * u;
+            of_k[r * channels + c] += y;
+            one += y;
+        }
+        of_j[c] += one;
+    }
+}
+
+/* Rows (1 + Y + Z, channels): sums of y over the slab, and over its part of each line; all that is needed where there is no way back. */
+INLINE void line_means_of(const Lines *m, int64_t number, int format) {
+    int64_t channels = m->channels, Y = m->extent[1], Z = m->extent[2], sample = number / m->extent[0];
+    float a[WIDEST], b[WIDEST], *row = m->partial + number * (1 + Y + Z) * channels;
+    memset(row, 0, sizeof(float) * (size_t)((1 + Y + Z) * channels));
+    fold(channels, m->weight, m->bias, m->mean + sample * channels, m->rstd + sample * channels, a, b);
+    for (int64_t j = 0; j < Y; j++) {
+        float *of_j = row + (1 + j) * channels, *of_k = row + (1 + Y) * channels;
+        int64_t at = (number * Y + j) * Z, k = 0;
+        for (; k + ROWS <= Z; k += ROWS) mean_rows(m, at + k, ROWS, a, b, of_j, of_k + k * channels, format);
+        for (; k < Z; k++) mean_rows(m, at + k, 1, a, b, of_j, of_k + k * channels, format);
+        for (int64_t c = 0; c < channels; c++) row[c] += of_j[c];
+    }
+}
+
 INLINE void gated_rows(const Lines *m, int64_t at, int rows, const float *a, const float *b, const float *g, int format) {
     const int64_t channels = m->channels;
     const float slope = m->slope;
@@ -271,6 +303,7 @@ INLINE void line_backward_of(const Lines *m, int64_t number, int format) {
 }
 
 KERNEL(line_slopes, Lines, FORMATS)
+KERNEL(line_means, Lines, FORMATS)
 KERNEL(line_forward, Lines, FORMATS)
 KERNEL(line_sums, Lines, FORMATS)
 KERNEL(line_backward, Lines, FORMATS)
@@ -306,6 +339,12 @@ int64_t se_med_line_partial(const Lines *m) {
 void se_med_line_slopes(const Lines *m, float *total) {
     { OVER_SLABS(line_slopes) }
     gather(m, m->partial, (1 + m->extent[1] + m->extent[2]) * 2 * m->channels, 2 * m->channels, total);
+}
+
+/* total: (samples, X + Y + Z, channels), sums of y over each line. */
+void se_med_line_means(const Lines *m, float *total) {
+    { OVER_SLABS(line_means) }
+    gather(m, m->partial, (1 + m->extent[1] + m->extent[2]) * m->channels, m->channels, total);
 }
 
 /* out: z. */

@@ -79,10 +79,10 @@ class _NormLines(torch.autograd.Function):
         known = {"mean": mean, "rstd": rstd, "weight": weight, "bias": bias, "w": w, "b": b}
         axes = tuple(x.shape[2:])
         wanted = any(ctx.needs_input_grad)
-        slopes = torch.empty(x.shape[0], _count(axes), 2, x.shape[1])
-        _call("slopes", x, slope, w.shape[0], known, slopes)
-        voxels = _voxels(axes)
-        lines = (weight * slopes[:, : sum(axes), 1] + bias * slopes[:, : sum(axes), 0]) / voxels[: sum(axes), None]
+        slopes = torch.empty(x.shape[0], _count(axes), 2 if wanted else 1, x.shape[1])
+        _call("slopes" if wanted else "means", x, slope, w.shape[0], known, slopes)
+        seen = slopes[:, : sum(axes)]
+        lines = (weight * seen[:, :, 1] + bias * seen[:, :, 0] if wanted else seen[:, :, 0]) / _voxels(axes)[:, None]
         lines.requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             hidden = gating.excite(lines, axes)
@@ -150,7 +150,7 @@ def _call(kernel: str, x: Tensor, slope: float, hidden: int, buffers: dict[str, 
         width=kernels.se_med_width(),
         slope=slope,
     )
-    partial = torch.empty(kernels.se_med_line_partial(ctypes.addressof(call)) if kernel in ("slopes", "sums") else 1)
+    partial = torch.empty(kernels.se_med_line_partial(ctypes.addressof(call)) if kernel in ("slopes", "means", "sums") else 1)
     for name, buffer in {"x": x, **buffers, "partial": partial}.items():
         setattr(call, name, buffer.data_ptr())
     getattr(kernels, f"se_med_line_{kernel}")(ctypes.addressof(call), *(argument.data_ptr() for argument in arguments))

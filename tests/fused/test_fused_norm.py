@@ -80,9 +80,13 @@ def test_equals_the_formula(name, rank, channels, size, slope, seed):
     gating = PLAIN if gate is None else gate.gating()
     found = norm_act(x, norm.weight, norm.bias, norm.eps, slope, gating)
     assert relative(found.detach(), expected.detach()) < 1e-5
-    # A value within rounding of zero may fall on the other side of the activation, so gradients are compared as a whole.
+    with torch.no_grad():  # nothing is kept for a way back, and less computed
+        alone = norm_act(x, norm.weight, norm.bias, norm.eps, slope, gating)
+    assert relative(alone, expected.detach()) < 1e-5
+    # Values within rounding of zero may fall on the other side of the activation, so gradients are compared as a whole.
+    doubtful = float((exact_norm(exact_x).detach().abs() < 1e-5).double().mean())
     for mine, theirs in zip(gradients(found, weights, norm, gate, x=x), wanted, strict=True):
-        assert float((mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)) < 2e-3
+        assert float((mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)) < 2e-3 + 3 * doubtful**0.5
 
 
 def test_large_offsets_lose_no_digits():
