@@ -67,12 +67,8 @@ class ConvolutionalGate(Gate):
         """Return both gates for the fused kernels, which do not know the blend of ``identity_start``."""
         if self.strength is not None:
             return None
-        return CascadeGating(
-            self.channel.excite,
-            lambda pooled: torch.sigmoid(self.spatial(pooled)),
-            tuple(self.channel.parameters()),
-            self.spatial.weight,
-        )
+        channel, spatial = tuple(self.channel.parameters()), tuple(self.spatial.parameters())
+        return CascadeGating(self.channel.excite, lambda pooled: torch.sigmoid(self.spatial(pooled)), channel, spatial)
 
     def _spatial(self, gated: Tensor) -> Tensor:
         return torch.sigmoid(self.spatial(torch.cat((gated.mean(1, keepdim=True), gated.amax(1, keepdim=True)), 1)))

@@ -8,7 +8,6 @@
  */
 #include <math.h>
 
-#include "exponential.h"
 #include "fold.h"
 #include "vectors.h"
 
@@ -132,7 +131,7 @@ INLINE void pool_at(const Cascade *m, int64_t at, const float *a, const float *b
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* The same: what compilers make of both reductions takes four times as long. */
+/* The same with both reductions in registers. */
 WIDE static void pool_wide(const Cascade *m, int64_t first, int64_t last, const float *a, const float *b, const float *gate,
                            float *means, float *largest) {
     const __m512 slope = _mm512_set1_ps(m->slope), none = _mm512_setzero_ps(), least = _mm512_set1_ps(-INFINITY);
@@ -256,44 +255,6 @@ INLINE void cascade_backward_of(const Cascade *m, int64_t number, int format) {
         }
         store(m->out, d, at * channels, channels, format);
     }
-}
-
-/* The spatial gate of a network that is not trained: sigmoid of a convolution of mean and maximum, with zeros around. */
-typedef struct {
-    int64_t samples, extent[3], kernel[3];          /* kernel: odd sizes */
-    int32_t threads, width;
-    const float *pooled, *w;                        /* (samples, 2, *extent) and (2, *kernel) */
-    float *s;                                       /* (samples, *extent) */
-} Spatial;
-
-/* A row of voxels along the last axis: number = (sample X + i) Y + j. Each weight meets the whole row, moved by a voxel or more. */
-INLINE void spatial_row_of(const Spatial *m, int64_t number) {
-    const int64_t X = m->extent[0], Y = m->extent[1], Z = m->extent[2], j = number % Y, i = number / Y % X, sample = number / Y / X;
-    const float *w = m->w;
-    float *s = m->s + number * Z;
-    memset(s, 0, sizeof(float) * (size_t)Z);
-    for (int64_t plane = 0; plane < 2; plane++)
-        for (int64_t a = i - m->kernel[0] / 2; a <= i + m->kernel[0] / 2; a++)
-            for (int64_t b = j - m->kernel[1] / 2; b <= j + m->kernel[1] / 2; b++)
-                for (int64_t shift = -(m->kernel[2] / 2); shift <= m->kernel[2] / 2; shift++) {
-                    const float times = *w++;
-                    if (a < 0 || a >= X || b < 0 || b >= Y) continue;
-                    const float *from = m->pooled + (((sample * 2 + plane) * X + a) * Y + b) * Z + shift;
-                    const int64_t first = shift < 0 ? -shift : 0, last = shift > 0 ? Z - shift : Z;
-#pragma omp simd
-                    for (int64_t z = first; z < last; z++) s[z] += times * from[z];
-                }
-#pragma omp simd
-    for (int64_t z = 0; z < Z; z++) s[z] = 1.0f / (1.0f + exponential(-s[z]));
-}
-
-#define ONCE(name, m, number) name##_of(m, number);
-KERNEL(spatial_row, Spatial, ONCE)
-
-void se_med_spatial(const Spatial *m) {
-    const int64_t rows = m->samples * m->extent[0] * m->extent[1];
-#pragma omp parallel for schedule(static) num_threads(m->threads)
-    for (int64_t number = 0; number < rows; number++) spatial_row(m, number);
 }
 
 KERNEL(cascade_squeeze, Cascade, FORMATS)

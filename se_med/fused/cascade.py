@@ -26,18 +26,18 @@ class CascadeGating:
         attend: maps mean and maximum over channels of the map so weighed, ``(B, 2, *spatial)`` float32, to the spatial gate,
             ``(B, 1, *spatial)``.
         channel_parameters: what ``excite`` learns.
-        kernel: what ``attend`` learns, ``(1, 2, *odd)``: the sigmoid of the convolution with it is the spatial gate.
+        spatial_parameters: what ``attend`` learns.
     """
 
     excite: Callable[[Tensor], Tensor]
     attend: Callable[[Tensor], Tensor]
     channel_parameters: tuple[Tensor, ...]
-    kernel: Tensor
+    spatial_parameters: tuple[Tensor, ...]
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """What both learn."""
-        return (*self.channel_parameters, self.kernel)
+        return (*self.channel_parameters, *self.spatial_parameters)
 
 
 class _Cascade(ctypes.Structure):
@@ -48,18 +48,6 @@ class _Cascade(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("format", "threads", "width")),
         ("slope", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in (*_POINTERS, "partial")),
-    )
-
-
-class _Spatial(ctypes.Structure):
-    """``Spatial`` of cascade.c."""
-
-    _fields_ = (
-        ("samples", ctypes.c_int64),
-        ("extent", ctypes.c_int64 * 3),
-        ("kernel", ctypes.c_int64 * 3),
-        *((name, ctypes.c_int32) for name in ("threads", "width")),
-        *((name, ctypes.c_void_p) for name in ("pooled", "w", "s")),
     )
 
 
@@ -95,11 +83,8 @@ class _NormCascade(torch.autograd.Function):
         known |= {"gate": gate.detach().float().contiguous(), "peak": peak}
         seen = torch.empty(samples, 2, *axes)
         _call("pool", x, slope, {**known, "pooled": seen})
-        if wanted or isinstance(x, FakeTensor):
-            with torch.set_grad_enabled(wanted):
-                attention = gating.attend(seen.requires_grad_(wanted))
-        else:
-            attention = _attend(seen, gating.kernel)
+        with torch.set_grad_enabled(wanted):
+            attention = gating.attend(seen.requires_grad_(wanted))
         z = torch.empty_like(x)
         _call("forward", x, slope, {**known, "s": attention.detach().float().contiguous(), "out": z})
         ctx.save_for_backward(x, slopes, times, *known.values())
@@ -116,7 +101,7 @@ class _NormCascade(torch.autograd.Function):
         seen, attention = ctx.spatial
         ds = torch.empty(attention.shape)
         _call("voxels", x, ctx.slope, {**known, "ds": ds})
-        dseen, spatial_grads = _gradients(attention, seen, (ctx.gating.kernel,), ds)
+        dseen, spatial_grads = _gradients(attention, seen, ctx.gating.spatial_parameters, ds)
         known |= {"s": attention.detach().float().contiguous(), "dpooled": dseen.contiguous()}
         totals = torch.empty(x.shape[0], 3, x.shape[1])
         _call("sums", x, ctx.slope, known, totals)
@@ -140,27 +125,6 @@ def _gradients(
     wanted = [source, *(parameter for parameter in parameters if parameter.requires_grad)]
     found = iter(torch.autograd.grad(output, wanted, grad.to(output.dtype), retain_graph=True))
     return next(found), [next(found) if parameter.requires_grad else None for parameter in parameters]
-
-
-def _attend(seen: Tensor, kernel: Tensor) -> Tensor:
-    """Return the spatial gate ``(B, 1, *spatial)`` of mean and maximum ``(B, 2, *spatial)``: a tenth of the time of torch's."""
-    kernels = library()
-    if kernels is None:
-        raise RuntimeError("the kernels are not compiled")
-    w, s = kernel.detach().float().contiguous(), torch.empty(seen.shape[0], 1, *seen.shape[2:])
-    ones = (1,) * (5 - seen.ndim)
-    call = _Spatial(
-        samples=seen.shape[0],
-        extent=(ctypes.c_int64 * 3)(*ones, *seen.shape[2:]),
-        kernel=(ctypes.c_int64 * 3)(*ones, *w.shape[2:]),
-        threads=torch.get_num_threads(),
-        width=kernels.se_med_width(),
-        pooled=seen.data_ptr(),
-        w=w.data_ptr(),
-        s=s.data_ptr(),
-    )
-    kernels.se_med_spatial(ctypes.addressof(call))
-    return s
 
 
 def _call(kernel: str, x: Tensor, slope: float, buffers: dict[str, Tensor], *arguments: Tensor) -> None:

@@ -64,6 +64,7 @@ def library() -> ctypes.CDLL | None:
             kernels.se_med_norm_forward.argtypes = kernels.se_med_norm_backward.argtypes = [address, ctypes.c_int32]
             kernels.se_med_line_partial.argtypes, kernels.se_med_line_partial.restype = [address], ctypes.c_int64
             kernels.se_med_line_slopes.argtypes, kernels.se_med_line_sums.argtypes = [address, address], [address] * 3
+            kernels.se_med_line_means.argtypes = [address, address]
             kernels.se_med_line_forward.argtypes = kernels.se_med_line_backward.argtypes = [address]
             kernels.se_med_cascade_partial.argtypes, kernels.se_med_cascade_partial.restype = [address], ctypes.c_int64
             kernels.se_med_cascade_squeeze.argtypes = kernels.se_med_cascade_sums.argtypes = [address, address]

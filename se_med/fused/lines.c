@@ -76,8 +76,7 @@ WIDE_INLINE __m512 sigmoid_wide(__m512 v) {
     return _mm512_mul_ps(guess, _mm512_fnmadd_ps(below, guess, _mm512_set1_ps(2.0f)));
 }
 
-/* The gates with 32 channels of all voxels in registers: sums that are written to memory and read again at each unit cost three
- * times as much. */
+/* The gates with 32 channels of all voxels in registers, instead of sums that are written to memory and read again at each unit. */
 WIDE static void gates_wide(int64_t channels, int64_t hidden, const float *w, const float *b, const float *h, float *g) {
     for (int64_t c = 0; c < channels; c += 32) {
         const int64_t left = channels - c;

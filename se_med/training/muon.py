@@ -109,7 +109,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Return matrices with the same singular vectors, and singular values of about 1 (0.7 to 1.2) instead of any other.
+    """Return matrices with the same singular vectors and singular values of about 1; the very smallest stay smaller.
 
     By five Newton-Schulz iterations X <- a X + b (X X^T) X + c (X X^T)^2 X from X of Frobenius norm 1. All of them are functions
     of the first X X^T, so they are made with that, which has the size of the smaller side, for all matrices of one such size

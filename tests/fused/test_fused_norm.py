@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +89,15 @@ def test_equals_the_formula(name, rank, channels, size, slope, seed):
     doubtful = float((exact_norm(exact_x).detach().abs() < 1e-5).double().mean())
     for mine, theirs in zip(gradients(found, weights, norm, gate, x=x), wanted, strict=True):
         assert float((mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)) < 2e-3 + 3 * doubtful**0.5
+
+
+@pytest.mark.parametrize("source", ["norm.c", "lines.c", "cascade.c", "loss.c"])
+def test_addresses_are_passed_whole(source):
+    """Without declared arguments ctypes cuts an address to 32 bits, which goes well until memory lies high."""
+    text = (Path(kernels.__file__).parent / source).read_text()
+    names = re.findall(r"^\w+ (se_med_\w+)\(const \w+ \*", text, re.MULTILINE)
+    assert names
+    assert not [name for name in names if getattr(kernels.library(), name).argtypes is None]
 
 
 def test_large_offsets_lose_no_digits():
