@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -74,6 +74,10 @@ def test_equals_the_formula(name, rank, channels, size, slope, seed):
         exact_gate.load_state_dict(gate.state_dict())
     activated = F.leaky_relu(exact_norm(exact_x), slope)
     expected = activated if exact_gate is None else exact_gate(activated)
+    if (
+        name == "larger" and x.numel() < 10_000
+    ):  # where both gates are equal to the last digits, one of few voxels has the other's gradient
+        assume(float((exact_gate.channel.weigh(activated) - exact_gate.spatial.weigh(activated)).abs().min()) > 1e-6)
     weights = torch.randn_like(x)
     wanted = gradients(expected, weights.double(), exact_norm, exact_gate, x=exact_x)
 
@@ -85,10 +89,9 @@ def test_equals_the_formula(name, rank, channels, size, slope, seed):
     with torch.no_grad():  # nothing is kept for a way back, and less computed
         alone = norm_act(x, norm.weight, norm.bias, norm.eps, slope, gating)
     assert relative(alone, expected.detach()) < 1e-5
-    # Values within rounding of zero may fall on the other side of the activation, so gradients are compared as a whole.
-    doubtful = float((exact_norm(exact_x).detach().abs() < 1e-5).double().mean())
+    # A value within rounding of zero may fall on the other side of the activation, so gradients are compared as a whole.
     for mine, theirs in zip(gradients(found, weights, norm, gate, x=x), wanted, strict=True):
-        assert float((mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)) < 2e-3 + 3 * doubtful**0.5
+        assert float((mine.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)) < 2e-3
 
 
 @pytest.mark.parametrize("source", ["norm.c", "lines.c", "cascade.c", "loss.c"])
