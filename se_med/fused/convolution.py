@@ -1,4 +1,7 @@
-"""Convolutions in bf16 whose weights get their gradient by matrix tiles (AMX), in fewer passes than oneDNN makes."""
+"""Convolutions in fewer passes or products than oneDNN makes: by matrix tiles (AMX) in bf16, by Winograd's tiles in float32.
+
+In bf16 only the gradient of the weights is computed here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from se_med.fused import winograd
 from se_med.fused.kernels import library, memory_format
 
 FEWEST = 24
@@ -128,20 +132,24 @@ def _fits(convolution: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
 
 
 class Conv2d(nn.Conv2d):
-    """torch's layer, trained by tiles where they gain something."""
+    """torch's layer, computed by tiles where they gain something."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in torch)
         """Map ``(B, C, *spatial)``."""
         if _fits(self, input):
             return _Convolve.apply(input, self.weight, self.padding)  # type: ignore[no-untyped-call,no-any-return]
+        if winograd.fits(self, input):
+            return winograd.apply(input, self.weight)
         return super().forward(input)
 
 
 class Conv3d(nn.Conv3d):
-    """torch's layer, trained by tiles where they gain something."""
+    """torch's layer, computed by tiles where they gain something."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in torch)
         """Map ``(B, C, *spatial)``."""
         if _fits(self, input):
             return _Convolve.apply(input, self.weight, self.padding)  # type: ignore[no-untyped-call,no-any-return]
+        if winograd.fits(self, input):
+            return winograd.apply(input, self.weight)
         return super().forward(input)

@@ -70,6 +70,9 @@ def library() -> ctypes.CDLL | None:
             kernels.se_med_cascade_squeeze.argtypes = kernels.se_med_cascade_sums.argtypes = [address, address]
             for name in ("pool", "forward", "voxels", "backward"):
                 getattr(kernels, f"se_med_cascade_{name}").argtypes = [address]
+            for name in ("forward_middle", "forward_wide", "gradient_middle", "gradient_wide"):
+                if hasattr(kernels, f"se_med_winograd_{name}"):
+                    getattr(kernels, f"se_med_winograd_{name}").argtypes = [address]
             return kernels
     return None
 
