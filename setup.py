@@ -2,6 +2,8 @@
 
 from setuptools import Extension, setup
 
+HEADERS = ("excite", "exponential", "fold", "map", "passes", "vectors", "winograd")
+
 # No -ffast-math: linking with it makes the whole process treat the smallest numbers as zero.
 setup(
     ext_modules=[
@@ -18,7 +20,7 @@ setup(
                 "se_med/fused/winograd_wide.c",
                 "se_med/fused/winograd_middle.c",
             ],
-            depends=[f"se_med/fused/{name}.h" for name in ("excite", "exponential", "fold", "map", "passes", "vectors", "winograd")],
+            depends=[f"se_med/fused/{name}.h" for name in HEADERS],
             extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp"],
             extra_link_args=["-fopenmp"],
             libraries=["m"],

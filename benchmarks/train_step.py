@@ -14,7 +14,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from benchmarks._records import write_record
 from se_med.config.experiment import Config
 from se_med.config.training import TrainingConfig
-from se_med.fused import kernels
+from se_med.fused import convolution, kernels, winograd
 from se_med.fused import loss as fused_loss
+from se_med.inference.precision import Precision, autocast, resolve_precision
 from se_med.networks.build import build_network
 from se_med.training.losses import build_loss
 
@@ -62,7 +63,9 @@ class Contestant:
 @contextmanager
 def without_kernels() -> Any:
     """Compute by torch what the kernels would."""
-    with mock.patch.object(kernels, "library", return_value=None), mock.patch.object(fused_loss, "library", return_value=None):
+    with ExitStack() as stack:
+        for module in (kernels, convolution, winograd, fused_loss):
+            stack.enter_context(mock.patch.object(module, "library", return_value=None))
         yield
 
 
@@ -137,24 +140,31 @@ def make_contestants(options: argparse.Namespace) -> tuple[dict[str, Contestant]
     ours = build_loss(TrainingConfig())
     theirs = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
 
-    def step(network: nn.Module, bf16: bool, loss: Callable[[Tensor, Tensor], Tensor], context: Any = nullcontext) -> Contestant:
+    def step(
+        network: nn.Module, precision: Precision, loss: Callable[[Tensor, Tensor], Tensor], context: Any = nullcontext
+    ) -> Contestant:
         def forward() -> Tensor:
             with context():
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                with autocast(precision, torch.device("cpu")):
                     logits = network(image)
                 return loss(logits, label)
 
         return Contestant(forward, network)
 
-    own = {block: step(build(None if block == PLAIN else block, options.features, options.stem), True, ours)
+    own = {block: step(build(None if block == PLAIN else block, options.features, options.stem), options.precision, ours)
            for block in (PLAIN, *options.blocks)}  # fmt: skip
-    others, missing = {"plain, fp32": step(own[PLAIN].network, False, ours)}, {}
+    others: dict[str, Contestant] = {}
+    missing: dict[str, str] = {}
+    if options.precision != "fp32":
+        others["plain, fp32"] = step(own[PLAIN].network, "fp32", ours)
     if options.torch:
-        others |= {f"{block}, by torch": step(by_torch(own[block].network), True, ours, without_kernels) for block in own}
+        others |= {
+            f"{block}, by torch": step(by_torch(own[block].network), options.precision, ours, without_kernels) for block in own
+        }
     if tuple(options.stem) == (1, 1, 1):
         for name, make in (("nnU-Net PlainConvUNet, fp32", with_nnunet), ("MONAI DynUNet, fp32", with_monai)):
             try:
-                others[name] = step(make(options.features), False, theirs)
+                others[name] = step(make(options.features), "fp32", theirs)
             except ImportError as error:
                 missing[name] = f"not installed ({error.name})"
     else:
@@ -197,7 +207,8 @@ def table(options: argparse.Namespace, contestants: dict[str, Contestant], missi
     sizes = {key: "x".join(map(str, getattr(options, key))) for key in ("patch", "stem")}
     lines = [
         f"Patch {sizes['patch']}, batch {options.batch}, features {'-'.join(map(str, options.features))}, stem {sizes['stem']}, "
-        f"{options.threads} threads, median of {options.rounds} rounds; bf16 and kernels where nothing else is said.",
+        f"{options.threads} threads, median of {options.rounds} rounds; {options.precision} and kernels where nothing else is "
+        "said.",
         "",
         "| network | parameters | s per step | times plain | bar | MB kept | times plain | bar |",
         "|---|---|---|---|---|---|---|---|",
@@ -232,7 +243,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--blocks", nargs="*", default=BLOCKS)
     parser.add_argument("--torch", action="store_true", help="also time our networks without kernels")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_step")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of our networks")
     options = parser.parse_args(arguments)
+    options.precision = resolve_precision(options.precision, torch.device("cpu"))
     torch.set_num_threads(options.threads)
     own, others, missing = make_contestants(options)
     measure(own, others, options.rounds)

@@ -286,7 +286,7 @@ INLINE void line_backward_of(const Lines *m, int64_t number, int format) {
             int64_t at = ((number * Y + j) * Z + k) * channels;
             const float *from_j = squeezed + (m->extent[0] + j) * channels;
             const float *from_k = squeezed + (m->extent[0] + Y + k) * channels;
-            const float *h = hs + k % ROWS * m->hidden, *g = gs + k % ROWS * channels;
+            const float *g = gs + k % ROWS * channels;
             if (k % ROWS == 0) gates_at(m, sample, common, k, k + ROWS < Z ? ROWS : Z - k, hs, gs);
             load(x, m->x, at, channels, format);
             load(d, m->dz, at, channels, format);

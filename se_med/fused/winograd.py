@@ -1,4 +1,4 @@
-"""Convolutions in float32 with a third to a half of the products (Winograd's minimal filtering), for processors without fast bf16.
+"""Convolutions in float32 with a third to a half of the products (Winograd's minimal filtering): where bf16 is not fast.
 
 Lavin & Gray 2015, arXiv:1509.09308, in two and three dimensions, forward and backward; see winograd.h. oneDNN has none in three.
 """
