@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from se_med.fused import kernels, winograd
+from se_med.fused import convolution, kernels, winograd
 from se_med.fused.convolution import Conv2d, Conv3d
 
 pytestmark = pytest.mark.skipif(
@@ -117,3 +117,16 @@ def test_other_convolutions_stay_torchs():
     assert not winograd.fits(Conv3d(32, 32, 3, padding=1, bias=False), x[..., :6, :6, :6])  # too few tiles
     with pytest.raises(RuntimeError, match="channels"):
         Conv3d(16, 16, 3, padding=1, bias=False)(x)
+
+
+@pytest.mark.parametrize(
+    "layer", [Conv3d(32, 64, 3, stride=2, padding=1), Conv3d(8, 32, 3, padding=1, bias=False), Conv2d(4, 6, (3, 1))]
+)
+def test_single_maps_go_to_onednn(layer, monkeypatch):
+    x = torch.randn(1, layer.in_channels, *[10] * (layer.weight.ndim - 2))
+    with torch.no_grad():
+        found, several = layer(x), layer(torch.cat((x, x)))
+        monkeypatch.setattr(convolution, "_is_slow", lambda *_: False)
+        expected = layer(x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(several[:1], expected, rtol=1e-5, atol=1e-5)
