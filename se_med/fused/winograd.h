@@ -14,16 +14,16 @@
  * number of threads. Numbers are added and halved only, so that rounding stays near that of the plain sum.
  *
  * This is compiled once for each kind of processor, with SIDE numbers in a vector. ROWS x 2 vectors of sums fit its registers beside what
- * they are made of, and so do SUMS x 2 of the gradient. FOUR is 4 where half as many rows of four vectors fit too, which need fewer loads, and
- * else 2.
+ * they are made of, and so do SUMS x 2 of the gradient, where SUMS divides SIDE. FOUR is 4 where half as many rows of four vectors fit too,
+ * which need fewer loads, and else 2.
  */
 #pragma once
+
+#include <stdlib.h>
 
 #include "vectors.h"
 
 #define HERE static inline __attribute__((always_inline, TARGET))
-
-#include <stdlib.h>
 
 #define ROOM 98304         /* numbers that the tiles of a block may take, of a convolution and */
 #define ROOM_SUMS 98304    /* of the gradient of its weights, which goes through all sums for each block */
