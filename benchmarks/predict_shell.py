@@ -46,17 +46,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("data", type=Path, help="folder of the data set, with imagesTr and imagesTs or more of imagesTr")
     parser.add_argument("--split", type=Path, default=Path("configs/hippocampus-split.json"))
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--plain", action="store_true", help="one pass per volume: without the test-time shifts of the run")
+    parser.add_argument("--plain", action="store_true", help="one pass per volume: no test-time shifts and rotations")
     options = parser.parse_args(arguments)
     held_out = json.loads(options.split.read_text())[0]["validation"]
     rest = sorted(path.name.removesuffix(".nii.gz") for path in (options.data / "imagesTr").glob("*.nii.gz"))
     more = [*held_out, *(name for name in rest if name not in held_out)]
     files = [options.data / "imagesTr" / f"{name}.nii.gz" for name in more]
     with tempfile.TemporaryDirectory() as folder:
-        shifts = {"test_time_shifts": 1} if options.plain else {}
+        single = {"test_time_shifts": 1, "test_time_rotation": 0.0} if options.plain else {}
         run, flipped = (
-            _copy(options.run, Path(folder) / "run", shifts),
-            _copy(options.run, Path(folder) / "flips", shifts, (0, 1, 2)),
+            _copy(options.run, Path(folder) / "run", single),
+            _copy(options.run, Path(folder) / "flips", single, (0, 1, 2)),
         )
         rows = [
             _row("one volume", run, files[:1], "", options.repeats),

@@ -25,6 +25,14 @@ class InferenceConfig(Part):
         description="Networks with a stem: passes over each volume, on shifted grids of the stem's blocks, whose probabilities "
         "are averaged; 1 is a single pass, and a block has no more shifts than voxels. Time grows with the number of passes.",
     )
+    test_time_rotation: float = Field(
+        0.0,
+        ge=0,
+        le=45,
+        description="Degrees by which each volume is segmented turned too, both ways about every axis that training turns about, "
+        "and the probabilities averaged: seven passes in 3D, three where slices are thick or the network is a 2D one. 0 is a "
+        "single pass, and no more than `augmentation.affine.rotation` is allowed. Time grows with the number of passes.",
+    )
     whole_volume: Literal["auto", "never"] = Field(
         "auto",
         description="`auto` passes a volume through the network in one piece where it would take four windows or more (of a 2D "

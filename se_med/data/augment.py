@@ -32,13 +32,10 @@ from torch import Tensor
 from se_med.config.augmentation import Affine, AugmentationConfig, Elastic
 from se_med.data.plan import Plan
 from se_med.data.sampling import sample_affine
-
-ANISOTROPIC = 3.0
-"""An axis with this many times the finest spacing is not rotated into: its slices are too far apart to interpolate between."""
+from se_med.data.turning import Matrix, fine_axes, on_grid, reach, rotation_axes
 
 Read = Callable[[tuple[int, ...]], tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
 """Reads the patch with a margin of that many voxels on both sides of each axis: image (C, *S) and label (*S)."""
-Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,8 @@ class Augmentation:
         axes = [axis for axis in range(3) if axis != plan.slice_axis]
         self.flip_axes = tuple(axes.index(axis) for axis in config.flip.axes if axis in axes)
         self.spacing = tuple(plan.spacing[axis] for axis in axes)
-        self.planes = _rotation_axes(self.spacing)
-        self.fine = tuple(value < ANISOTROPIC * min(self.spacing) for value in self.spacing)
+        self.planes = rotation_axes(self.spacing)
+        self.fine = fine_axes(self.spacing)
         self.steps = _intensity_steps(config, len(plan.patch))
 
     def __call__(self, read: Read, key: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -135,10 +132,7 @@ class Augmentation:
         body = np.eye(rank + 1)
         body[:rank, :rank] = np.where(np.outer(self.fine, self.fine), shear, 0)
         np.fill_diagonal(body[:rank, :rank], 1 / (scale * np.where(self.fine, stretch, 1.0)))
-        spacing = np.diag([*self.spacing, 1.0])
-        # The rotation is one of the body, in mm, not of the voxel grid, which anisotropic spacing would shear.
-        matrix: Matrix = np.linalg.inv(spacing) @ rotation @ body @ spacing
-        return matrix
+        return on_grid(rotation @ body, self.spacing)
 
     def _draw_field(self, state: np.random.RandomState) -> Tensor | None:
         """Draw displacements, (rank, *patch) in voxels; None where none are drawn."""
@@ -157,16 +151,6 @@ class Augmentation:
 def make_augmentation(config: AugmentationConfig, plan: Plan) -> Augmentation:
     """Return the sampler of the random transforms of a resolved configuration."""
     return Augmentation(config, plan)
-
-
-def _rotation_axes(spacing: Sequence[float]) -> frozenset[int]:
-    """Return the axes that may be rotated about: all, or the coarse one alone where one spacing is much coarser."""
-    if len(spacing) == 2:
-        return frozenset({0})
-    coarse = {axis for axis, value in enumerate(spacing) if value >= ANISOTROPIC * min(spacing)}
-    if not coarse:
-        return frozenset({0, 1, 2})
-    return frozenset(coarse) if len(coarse) == 1 else frozenset()
 
 
 def _intensity_steps(config: AugmentationConfig, rank: int) -> tuple[_Step, ...]:
@@ -209,11 +193,10 @@ def _splines(length: int, spacing: float) -> Tensor:
 
 def _margin(matrix: Matrix, patch: Sequence[int], field: Tensor | None) -> tuple[int, ...]:
     """Return how far beyond the patch a matrix about its centre and displacements reach, along each axis, in voxels."""
-    half = np.array(patch) / 2
-    reach = np.abs(matrix[: len(patch), : len(patch)]) @ half
+    beyond = reach(matrix, patch)
     if field is not None:
-        reach = reach + field.abs().flatten(1).amax(dim=1).numpy()
-    return tuple(int(voxels) + 1 for voxels in np.ceil(np.maximum(reach - half, 0)))
+        beyond = beyond + field.abs().flatten(1).amax(dim=1).numpy()
+    return tuple(int(voxels) + 1 for voxels in np.ceil(np.maximum(beyond, 0)))
 
 
 @contextmanager

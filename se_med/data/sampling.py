@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from se_med.fused.affine import affine_patch, usable
+from se_med.fused.affine import affine_image, affine_patch, usable
 
 
 def sample_affine(
@@ -37,6 +37,13 @@ def sample_affine(
         return affine_patch(image, label, matrix, size, field)
     positions = affine_positions(matrix, size, tuple(image.shape[1:]), field)
     return sample_linear(image, positions), sample_nearest(label, positions)
+
+
+def sample_image(image: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]) -> Tensor:
+    """Take linear samples of an image (C, *source) float32, as `sample_affine` does; returns (C, *size) float32."""
+    if usable(image):
+        return affine_image(image, matrix, size)
+    return sample_linear(image, affine_positions(matrix, size, tuple(image.shape[1:])))
 
 
 def affine_positions(

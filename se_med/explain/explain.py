@@ -262,8 +262,8 @@ def _notes(
         notes.append(f"{len(missing)} cases are not in the table of covariates.")
     if len(cases) < 5:
         notes.append("With so few cases, what varies between cases is hardly known.")
-    if predictor.flips or len(predictor.shifts) > 1:
-        notes.append("A single pass was watched: test-time flips and shifts are left out.")
+    if predictor.members[0].count > 1:
+        notes.append("A single pass was watched: test-time flips, shifts and rotations are left out.")
     return notes
 
 

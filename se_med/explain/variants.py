@@ -51,14 +51,15 @@ class Variant:
 
 
 def single_pass(predictor: Predictor) -> Predictor:
-    """Return a predictor of the same network without test-time flips and shifts.
+    """Return a predictor of the same network without test-time flips, shifts and rotations.
 
     Raises:
         ValueError: an ensemble.
     """
     if len(predictor.members) > 1:
         raise ValueError("gates are those of one network; give one run")
-    inference = predictor.config.inference.model_copy(update={"test_time_flips": False, "test_time_shifts": 1})
+    single = {"test_time_flips": False, "test_time_shifts": 1, "test_time_rotation": 0.0}
+    inference = predictor.config.inference.model_copy(update=single)
     config = predictor.config.model_copy(update={"inference": inference})
     return Predictor(predictor.network, config, predictor.plan, predictor.digest)
 

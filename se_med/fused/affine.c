@@ -12,10 +12,10 @@
 
 typedef struct {
     int64_t channels, size[3], source[3];           /* of the patch, and of the volume that it is taken from */
-    int32_t width, unused;
+    int32_t width, threads;
     float matrix[12];                               /* (3, 4), from patch to volume, both counted from their centres */
     const float *image;                             /* (channels, source), contiguous */
-    const uint8_t *label;                           /* (source), contiguous */
+    const uint8_t *label;                           /* (source), contiguous, or NULL */
     const float *field;                             /* (3, size) displacements in voxels of the volume, or NULL */
     float *patch;                                   /* (channels, size) */
     uint8_t *classes;                               /* (size) */
@@ -69,7 +69,7 @@ INLINE void row_of(const Affine *m, int64_t number) {
             corner[k] = (a * length[1] + b) * length[2] + c;
             nearest[k] = ((int32_t)rintf(x) * length[1] + (int32_t)rintf(y)) * length[2] + (int32_t)rintf(z);
         }
-        for (int64_t k = 0; k < count; k++) m->classes[at + k] = m->label[nearest[k]];
+        for (int64_t k = 0; m->label && k < count; k++) m->classes[at + k] = m->label[nearest[k]];
         for (int64_t channel = 0; channel < m->channels; channel++) {
             const float *image = m->image + channel * m->source[0] * plane;
             float *patch = m->patch + channel * m->size[0] * m->size[1] * m->size[2] + at;
@@ -95,4 +95,11 @@ KERNEL(row, Affine, ALONE)
 /* On one thread: a patch takes less than a millisecond. */
 void se_med_sample_affine(const Affine *m) {
     for (int64_t number = 0; number < m->size[0] * m->size[1]; number++) row(m, number);
+}
+
+/* Volumes and their outputs may be large, and there is no label. */
+void se_med_sample_image(const Affine *m) {
+    int64_t rows = m->size[0] * m->size[1];
+#pragma omp parallel for num_threads(m->threads) schedule(static)
+    for (int64_t number = 0; number < rows; number++) row(m, number);
 }

@@ -23,18 +23,17 @@ class _Affine(ctypes.Structure):
         ("channels", ctypes.c_int64),
         ("size", ctypes.c_int64 * 3),
         ("source", ctypes.c_int64 * 3),
-        *((name, ctypes.c_int32) for name in ("width", "unused")),
+        *((name, ctypes.c_int32) for name in ("width", "threads")),
         ("matrix", ctypes.c_float * 12),
         *((name, ctypes.c_void_p) for name in ("image", "label", "field", "patch", "classes")),
     )
 
 
-def usable(image: Tensor, label: Tensor) -> bool:
-    """Return whether ``affine_patch`` can take the image and its labels: float32 and uint8, in main memory, compiled kernels."""
-    kernels = library()
-    types = (image.dtype, label.dtype) == (torch.float32, torch.uint8)
-    plain = type(image) is Tensor and type(label) is Tensor and image.device.type == label.device.type == "cpu"
-    return hasattr(kernels, "se_med_sample_affine") and types and plain and 0 < label.numel() < FARTHEST
+def usable(image: Tensor, label: Tensor | None = None) -> bool:
+    """Return whether images (C, *S), and labels (1, *S) if given, can be taken: float32, uint8, in main memory, and kernels."""
+    kernel = "se_med_sample_image" if label is None else "se_med_sample_affine"
+    fits = 0 < image[0].numel() < FARTHEST and (label is None or _plain(label, torch.uint8))
+    return hasattr(library(), kernel) and fits and _plain(image, torch.float32)
 
 
 def affine_patch(
@@ -52,26 +51,46 @@ def affine_patch(
     Returns:
         (C, *size) float32 and (1, *size) uint8.
     """
-    rank, image, label = len(size), image.contiguous(), label.contiguous()
-    patch, classes = torch.empty(image.shape[0], *size), torch.empty(1, *size, dtype=torch.uint8)
+    label, classes = label.contiguous(), torch.empty(1, *size, dtype=torch.uint8)
+    if field is not None:
+        field = torch.cat([field.new_zeros(3 - len(size), *size), field])
+    addresses = {"label": label.data_ptr(), "classes": classes.data_ptr(), "field": None if field is None else field.data_ptr()}
+    return _sample("se_med_sample_affine", image, matrix, size, 1, addresses), classes
+
+
+def affine_image(image: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]) -> Tensor:
+    """Return linear samples of an image alone, as `affine_patch` does, on several threads."""
+    return _sample("se_med_sample_image", image, matrix, size, torch.get_num_threads(), {})
+
+
+def _sample(
+    kernel: str,
+    image: Tensor,
+    matrix: npt.NDArray[np.float64],
+    size: Sequence[int],
+    threads: int,
+    addresses: dict[str, int | None],
+) -> Tensor:
+    rank, image, patch = len(size), image.contiguous(), torch.empty(image.shape[0], *size)
     rows = np.eye(3, 4)
     rows[3 - rank :, 3 - rank : 3] = matrix[:rank, :rank]
     rows[3 - rank :, 3] = matrix[:rank, rank]
     ones = (1,) * (3 - rank)
-    if field is not None:
-        field = torch.cat([field.new_zeros(3 - rank, *size), field])
     kernels = library()
     work = _Affine(
         channels=image.shape[0],
         size=(*ones, *size),
         source=(*ones, *image.shape[1:]),
         width=kernels.se_med_width(),  # type: ignore[union-attr]  # usable has seen it
+        threads=threads,
         matrix=tuple(rows.flatten().tolist()),
         image=image.data_ptr(),
-        label=label.data_ptr(),
-        field=None if field is None else field.data_ptr(),
         patch=patch.data_ptr(),
-        classes=classes.data_ptr(),
+        **addresses,
     )
-    kernels.se_med_sample_affine(ctypes.byref(work))  # type: ignore[union-attr]
-    return patch, classes
+    getattr(kernels, kernel)(ctypes.byref(work))
+    return patch
+
+
+def _plain(tensor: Tensor, kind: torch.dtype) -> bool:
+    return type(tensor) is Tensor and tensor.dtype == kind and tensor.device.type == "cpu"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from se_med.config.inference import InferenceConfig
 from se_med.data.grids import Grids
-from se_med.inference.member import Member, common_divisor, largest_shifts
+from se_med.inference.member import Member, common_divisor, largest_reach, largest_shifts
 from se_med.inference.memory import SURELY_PER_VOXEL, Work, needed_bytes
 from se_med.inference.tiling import Shape, Tiling, tile, whole_window
 
@@ -112,6 +112,7 @@ def _needed(
                 outputs=members[0].plan.num_classes + (extras.uncertainty and several),
                 passes=sum(member.count for member in members),
                 per_voxel=max(member.per_voxel for member in members) if known else SURELY_PER_VOXEL,
+                reach=largest_reach(members),
             )
             for members, grid, tiling in zip(groups, grids, tilings, strict=True)
         ]

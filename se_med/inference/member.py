@@ -15,6 +15,7 @@ from se_med.errors import UsageError
 from se_med.inference.flips import choose_test_time_flips
 from se_med.inference.model import Model
 from se_med.inference.precision import autocast, resolve_precision
+from se_med.inference.rotations import Turn, choose_rotations
 from se_med.inference.shifts import Shift, choose_shifts
 from se_med.inference.tiling import Shape
 from se_med.inference.windows import Pass
@@ -32,9 +33,10 @@ class Member:
     Attributes:
         flips: axes (RAS) of the test-time flips.
         shifts: test-time shifts, voxels per axis (RAS); one for a single pass.
+        rotations: test-time rotations.
 
     Raises:
-        UsageError: test-time flips along an axis that was not flipped in training.
+        UsageError: test-time flips along an axis that was not flipped in training, or a rotation that was not trained.
     """
 
     def __init__(self, model: Model) -> None:
@@ -42,6 +44,7 @@ class Member:
         self.device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
         self.precision = resolve_precision(self.config.inference.precision, self.device)
         self.flips = choose_test_time_flips(self.config)
+        self.rotations = choose_rotations(self.config, self.plan)
         blocks = self.spatial(self.config.network.stem or (1,) * len(self.plan.patch), 1)
         self.shifts = choose_shifts(blocks, self.config.inference.test_time_shifts)
 
@@ -57,8 +60,8 @@ class Member:
 
     @property
     def count(self) -> int:
-        """Number of passes: every combination of flips, on every shifted grid."""
-        return int(2 ** len(self.flips) * len(self.shifts))
+        """Number of passes: every combination of flips, on every shifted grid, unturned and with every rotation."""
+        return int(2 ** len(self.flips) * len(self.shifts) * (1 + len(self.rotations)))
 
     @property
     def window(self) -> Shape:
@@ -94,10 +97,12 @@ class Member:
         return logits.cpu()
 
     def passes(self, image: int) -> list[Pass]:
-        """Return the passes over the `image`-th prepared array, one per combination of flips and shift, with equal shares."""
+        """Return the passes over the `image`-th prepared array, as many as `count` says, with equal shares."""
         subsets = chain.from_iterable(combinations(self.flips, count) for count in range(len(self.flips) + 1))
-        ways: list[tuple[tuple[int, ...], Shift]] = list(product(subsets, self.shifts))
-        return [Pass(self.forward, image, flips, _shape(shift), 1 / len(ways), self.precision) for flips, shift in ways]
+        ways: list[tuple[tuple[int, ...], Shift, Turn | None]] = list(product(subsets, self.shifts, (None, *self.rotations)))
+        return [
+            Pass(self.forward, image, flips, _shape(shift), turn, 1 / len(ways), self.precision) for flips, shift, turn in ways
+        ]
 
 
 def refuse_strangers(members: Sequence[Member]) -> None:
@@ -133,6 +138,12 @@ def common_divisor(members: Sequence[Member]) -> Shape:
 def largest_shifts(members: Sequence[Member]) -> Shape:
     """Return the largest shift of any member per axis."""
     return _shape([max(along) for along in zip(*(shift for member in members for shift in member.shifts), strict=True)])
+
+
+def largest_reach(members: Sequence[Member]) -> Shape | None:
+    """Return how far around a window the rotations of any member reach per axis; None where nothing is turned."""
+    reaches = [turn.reach(member.window) for member in members for turn in member.rotations]
+    return _shape([max(along) for along in zip(*reaches, strict=True)]) if reaches else None
 
 
 def _structures(plan: Plan) -> str:

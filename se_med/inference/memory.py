@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from se_med.data.grids import SLAB_VOXELS, Grids
 from se_med.inference.planes import HELD
-from se_med.inference.tiling import Tiling
+from se_med.inference.tiling import Shape, Tiling
 
 GIB = 2**30
 FLOAT = 4  # bytes
 WITHIN_OPERATIONS = 1.25
 """Memory that a forward pass takes, relative to its maps alone: libraries rearrange maps inside of operations."""
+POSITIONS = 12
+"""Numbers per voxel of a window that is turned without compiled kernels, beside its outputs."""
 SURELY_PER_VOXEL = 4096.0
 """Bytes of maps per voxel that no sensible network exceeds; where even this fits, nothing has to be found out."""
 
@@ -33,6 +35,7 @@ class Work:
         outputs: of the network, and further maps.
         passes: over each window.
         per_voxel: bytes of maps per voxel of a window.
+        reach: voxels around a window, per axis, that are read to turn it; None where nothing is turned.
     """
 
     grids: Grids
@@ -43,6 +46,7 @@ class Work:
     outputs: int
     passes: int
     per_voxel: float
+    reach: Shape | None = None
 
     @property
     def prepared_bytes(self) -> int:
@@ -58,7 +62,19 @@ class Work:
         copies = 1 if self.passes == 1 else 3
         waiting = min(HELD, self.tiling.count) if self.tiling.count > 1 else 0
         held = FLOAT * self.outputs * math.prod(self.tiling.window) * waiting
-        return held + voxels * (WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels))
+        return (
+            held
+            + self.turning_bytes
+            + voxels * (WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels))
+        )
+
+    @property
+    def turning_bytes(self) -> int:
+        """What turning one window takes, and its outputs back: what is around it, the outputs twice, and positions."""
+        if self.reach is None:
+            return 0
+        context = math.prod(length + 2 * beyond for length, beyond in zip(self.tiling.window, self.reach, strict=True))
+        return FLOAT * (self.channels * context + (2 * self.outputs + POSITIONS) * math.prod(self.tiling.window))
 
     @property
     def sum_bytes(self) -> int:
@@ -67,7 +83,7 @@ class Work:
         if tiling.count == 1 and self.passes == 1:
             return 0
         planes = math.prod(tiling.extent) // tiling.extent[tiling.axis] * tiling.capacity
-        return FLOAT * planes * (self.outputs + (not tiling.disjoint))
+        return FLOAT * planes * (self.outputs + (self.reach is not None or not tiling.disjoint))
 
 
 def needed_bytes(works: Sequence[Work], *, read: bool, outputs: int, maps: int, corrected: bool) -> int:

@@ -25,18 +25,19 @@ class Planes:
 
     Args:
         outputs: outputs of the network, and further maps.
-        tiling: the windows. Where they overlap, outputs are divided by the sum of weights when planes are read.
+        tiling: the windows.
         precision: the arithmetic of the network, for messages.
+        weighted: outputs are divided by the sum of weights when planes are read, as where windows overlap.
     """
 
-    def __init__(self, outputs: int, tiling: Tiling, precision: str) -> None:
+    def __init__(self, outputs: int, tiling: Tiling, precision: str, *, weighted: bool) -> None:
         self.outputs, self.tiling, self.precision = outputs, tiling, precision
         self.axis = tiling.axis
         size = list(tiling.extent)
         size[self.axis] = tiling.capacity
         self.size = tuple(size)
         self.sums: Tensor | None = None  # (*size, K): the outputs of a voxel lie together, as networks give them
-        self.weights = None if tiling.disjoint else torch.zeros(self.size)
+        self.weights = torch.zeros(self.size) if weighted else None
         self._held: dict[tuple[int, ...], list[Part]] = {}  # by place along x and y
         self._windows = 0  # held back
         self._first = 0  # first plane of the sums' grid that is stored
@@ -54,7 +55,7 @@ class Planes:
             start: of the window on the sums' grid.
             output: in any memory order and floating type. It is taken over where it is all there is.
             share: of the mean over passes.
-            weights: (*window), of the voxels of a window; None where windows are disjoint.
+            weights: (*window), of the voxels of a window; None where nothing is weighted.
         """
         if self.sums is None:
             if share == 1.0 and tuple(output.shape) == (self.outputs, *self.size):

@@ -144,6 +144,7 @@ def settings_of(predictor: Predictor) -> dict[str, Any]:
     for name, values in (
         ("test_time_flips", [list(member.flips) for member in predictor.members]),
         ("test_time_shifts", [len(member.shifts) for member in predictor.members]),
+        ("test_time_rotation", [max((turn.degrees for turn in member.rotations), default=0.0) for member in predictor.members]),
         ("precision", [member.precision for member in predictor.members]),
     ):
         settings[name] = values[0] if all(value == values[0] for value in values) else values

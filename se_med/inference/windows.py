@@ -13,6 +13,7 @@ from torch import Tensor
 from se_med.data.padding import channel_minimum
 from se_med.data.targets import Target
 from se_med.inference.planes import Planes
+from se_med.inference.rotations import Turn
 from se_med.inference.tiling import Shape, Tiling
 
 GAUSSIAN_SIGMA = 0.125
@@ -32,6 +33,7 @@ class Pass:
         image: which of the prepared arrays it sees.
         flips: axes (RAS) along which the window is mirrored before, and its output after.
         shift: voxels per axis by which the volume is moved under the windows.
+        turn: rotation of the windows before, which is taken back after; None for none.
         share: of the mean; the shares of all passes sum up to 1.
         precision: the arithmetic, for messages.
     """
@@ -40,6 +42,7 @@ class Pass:
     image: int = 0
     flips: tuple[int, ...] = ()
     shift: Shape = (0, 0, 0)
+    turn: Turn | None = None
     share: float = 1.0
     precision: str = "fp32"
 
@@ -48,7 +51,8 @@ class WindowStream:
     """Takes a volume through its passes, group of windows after group, and gives planes of outputs as they are finished.
 
     With one pass, outputs are logits, averaged where windows overlap with Gaussian weights. With several, outputs are
-    probabilities, averaged over passes and windows, and turned into logits again when planes are read.
+    probabilities, averaged over passes and windows, and turned into logits again when planes are read. A voxel that a turned
+    window does not show is left to the other passes.
 
     Args:
         images: prepared arrays (C, X, Y, Z) of one shape: those of one volume as different networks see it.
@@ -76,8 +80,9 @@ class WindowStream:
         self.slice_axis, self.batch, self.target = slice_axis, batch, target
         self.entropy = entropy if len(passes) > 1 else None
         self.outputs = outputs
-        self.planes = Planes(outputs + (self.entropy is not None), tiling, passes[0].precision)
-        padded = any(
+        weighted = not tiling.disjoint or any(one.turn for one in passes)
+        self.planes = Planes(outputs + (self.entropy is not None), tiling, passes[0].precision, weighted=weighted)
+        padded = any(one.turn for one in passes) or any(
             low or most or start + size > length
             for low, most, starts, size, length in zip(
                 tiling.before, tiling.margins, tiling.starts, tiling.window, tiling.shape, strict=True
@@ -85,8 +90,8 @@ class WindowStream:
             for start in starts[-1:]
         )
         self._minima = [channel_minimum(image) if padded else np.zeros(len(image), np.float32) for image in images]
-        shifts = () if tiling.disjoint else {one.shift for one in passes}
-        self._weights = {shift: _moved(gaussian_weights(tiling.window), shift) for shift in shifts}
+        ways = {(one.shift, one.turn) for one in passes} if weighted else ()
+        self._weights = {(shift, turn): _weights(tiling.window, shift, turn) for shift, turn in ways}
         total = sum(one.share for one in passes)
         self._shares = [one.share / total for one in passes]
         self._groups: Iterator[tuple[list[Shape], int]] = tiling.groups()
@@ -111,12 +116,12 @@ class WindowStream:
         return values
 
     def _pass(self, starts: Sequence[Shape]) -> None:
-        """Take some windows through all passes; those of one image and shift are summed before they are added."""
-        seen: dict[tuple[int, Shape], list[int]] = {}
+        """Take some windows through all passes; those that see the same are summed before they are added."""
+        seen: dict[tuple[int, Shape, Turn | None], list[int]] = {}
         for index, one in enumerate(self.passes):
-            seen.setdefault((one.image, one.shift), []).append(index)
-        for (image, shift), indices in seen.items():
-            batch = self._cut_all(image, starts, shift)
+            seen.setdefault((one.image, one.shift, one.turn), []).append(index)
+        for (image, shift, turn), indices in seen.items():
+            batch = self._cut_all(image, starts, shift, turn)
             total, share = None, 0.0
             for index in indices:
                 output = self._output(self.passes[index], batch)
@@ -131,7 +136,8 @@ class WindowStream:
             for start, output in zip(starts, total, strict=True):
                 place = [first + most - moved for first, most, moved in zip(start, self.tiling.margins, shift, strict=True)]
                 mean = output.div_(share) if len(indices) > 1 else output
-                self.planes.add(place, mean, share, self._weights.get(shift))
+                mean = mean if turn is None else turn.turn_back(mean)
+                self.planes.add(place, mean, share, self._weights.get((shift, turn)))
 
     def _output(self, one: Pass, batch: Tensor) -> Tensor:
         """Return logits (B, outputs, X, Y, Z) of one pass, or with several passes its probabilities, and their entropy."""
@@ -151,22 +157,30 @@ class WindowStream:
             output = torch.cat([output, self.entropy(output)[None]])
         return output.transpose(0, 1)
 
-    def _cut_all(self, image: int, starts: Sequence[Shape], shift: Shape) -> Tensor:
-        """Cut windows into memory that is used again for the next."""
+    def _cut_all(self, image: int, starts: Sequence[Shape], shift: Shape, turn: Turn | None) -> Tensor:
+        """Cut windows, and turn them, into memory that is used again for the next."""
         shape = (len(starts), len(self.images[image]), *self.tiling.window)
         if self._batch is None or self._batch.shape != shape:
             self._batch = np.empty(shape, np.float32)
         for one, start in zip(self._batch, starts, strict=True):
-            one[...] = self._cut(image, start, shift)
+            if turn is None:
+                one[...] = self._cut(image, start, shift)
+            else:
+                context = self._cut(image, start, shift, turn.reach(self.tiling.window))
+                one[...] = turn.turn(torch.from_numpy(np.ascontiguousarray(context)), self.tiling.window).numpy()
         return torch.from_numpy(self._batch)
 
-    def _cut(self, image: int, start: Shape, shift: Shape) -> Image:
-        """Cut a window out of the volume moved by `shift`; its border goes on for the margins, then the channels' minimum."""
+    def _cut(self, image: int, start: Shape, shift: Shape, reach: Sequence[int] = (0, 0, 0)) -> Image:
+        """Cut a window, and voxels around it, out of the volume moved by `shift`.
+
+        The volume's border goes on for the margins, then the channels' minimum.
+        """
         array, tiling = self.images[image], self.tiling
         inner, edges, outer = [slice(None)], [(0, 0)], [slice(None)]
+        size = [length + 2 * beyond for length, beyond in zip(tiling.window, reach, strict=True)]
         for axis in range(3):
-            first = start[axis] - tiling.before[axis] - shift[axis]
-            stop, length = first + tiling.window[axis], tiling.shape[axis]
+            first = start[axis] - tiling.before[axis] - shift[axis] - reach[axis]
+            stop, length = first + size[axis], tiling.shape[axis]
             low, high = max(first, -shift[axis]), min(stop, length + tiling.margins[axis] - shift[axis])
             real = slice(max(first, 0), min(stop, length))
             inner.append(real)
@@ -175,9 +189,9 @@ class WindowStream:
         cut = array[tuple(inner)]
         if any(before or after for before, after in edges):
             cut = np.pad(cut, edges, mode="edge")
-        if cut.shape[1:] == tiling.window:
+        if cut.shape[1:] == tuple(size):
             return cut
-        window = np.empty((len(array), *tiling.window), np.float32)
+        window = np.empty((len(array), *size), np.float32)
         window[:] = self._minima[image].reshape(-1, 1, 1, 1)
         window[tuple(outer)] = cut
         return window
@@ -193,6 +207,12 @@ def gaussian_weights(window: Sequence[int]) -> Tensor:
         distance = torch.arange(-(size - 1) / 2.0, (size - 1) / 2.0 + 1, dtype=torch.float32)
         weights = weights.unsqueeze(-1) * torch.exp(distance**2 / (-2 * (GAUSSIAN_SIGMA * size) ** 2))
     return weights.clamp_(min=max(float(weights.min()), LEAST_WEIGHT))
+
+
+def _weights(window: Sequence[int], shift: Shape, turn: Turn | None) -> Tensor:
+    """Return the weights of a window's voxels in a pass."""
+    weights = _moved(gaussian_weights(window), shift)
+    return weights if turn is None else weights * turn.seen(window)
 
 
 def _moved(weights: Tensor, shift: Shape) -> Tensor:

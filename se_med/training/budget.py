@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 2
 TRIAL_STEPS = 40
-TRIAL_SECONDS = 10.0
+TRIAL_SECONDS = 5.0
 FEWEST_STEPS = 500
 """A budget should allow as many steps as this, else smaller steps are better: on the hippocampus, the plain network of
 `configs/hippocampus.yaml` had a Dice of 0.86 after 500 steps, and 0.88 after 2000."""

@@ -23,7 +23,7 @@ NOTEWORTHY = 0.1
 class Pace:
     """Watches how long steps take, and says how many fit into what is left of the budget.
 
-    The trial before the first step sees ten seconds of a machine whose speed may change within minutes.
+    The trial before the first step sees five seconds of a machine whose speed may change within minutes.
 
     Args:
         module: its progress holds the seconds of training after which the last step is due, and those of a validation; the

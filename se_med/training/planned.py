@@ -23,6 +23,7 @@ from se_med.data.plan import Plan
 from se_med.data.planning import FEWEST_BATCH, make_plan, resolve
 from se_med.errors import UsageError
 from se_med.inference.flips import choose_test_time_flips
+from se_med.inference.rotations import choose_rotations
 from se_med.networks.build import refuse_vast
 from se_med.progress import Progress
 from se_med.training.memory import estimate_memory, is_limited, memory_budget
@@ -110,6 +111,7 @@ def plan_run(config: Config, progress: Progress, prescribed: Prescribed | None =
 def _checked(planned: Planned) -> Planned:
     planned = planned.with_plan(planned.plan)
     choose_test_time_flips(planned.config)
+    choose_rotations(planned.config, planned.plan)
     config, plan = planned.config, planned.plan
     refuse_vast(config.network, config.attention, len(plan.channels), plan.num_classes)  # before the cases are prepared
     _refuse_vast_batch(plan)

@@ -27,7 +27,7 @@ def test_means_and_classes_are_those_of_sums_over_the_whole_volume(shape, overla
     generator = torch.Generator().manual_seed(0)
     weights = None if tiling.disjoint else torch.rand(8, 8, 8, generator=generator) + 0.1
     whole, total = torch.zeros(outputs, *tiling.extent), torch.zeros(tiling.extent)
-    planes, done = Planes(outputs, tiling, "fp32"), 0
+    planes, done = Planes(outputs, tiling, "fp32", weighted=not tiling.disjoint), 0
     means, classes = torch.empty(outputs, *shape), torch.empty(shape, dtype=torch.uint8)
     for starts, after in tiling.groups():
         for start in starts:
@@ -52,7 +52,7 @@ def test_means_and_classes_are_those_of_sums_over_the_whole_volume(shape, overla
 
 def test_planes_that_are_not_finished_or_forgotten_are_refused():
     tiling = tile((40, 8, 8), (8, 8, 8), (0, 0, 0), 0.5, 1, 0)
-    planes = Planes(2, tiling, "bf16")
+    planes = Planes(2, tiling, "bf16", weighted=not tiling.disjoint)
     with pytest.raises(ValueError, match="not there"):
         planes.read(slice(0, 1))
     weights = torch.ones(8, 8, 8)
@@ -71,7 +71,7 @@ def test_planes_that_are_not_finished_or_forgotten_are_refused():
 
 def test_an_output_that_is_not_finite_is_named_with_its_arithmetic():
     tiling = tile((16, 8, 8), (8, 8, 8), (0, 0, 0), 0.5, 1, 0)
-    planes, output = Planes(2, tiling, "bf16"), torch.ones(2, 8, 8, 8)
+    planes, output = Planes(2, tiling, "bf16", weighted=not tiling.disjoint), torch.ones(2, 8, 8, 8)
     output[1, 7, 7, 7] = float("nan")
     planes.add((0, 0, 0), output, 1.0, torch.ones(8, 8, 8))
     planes.finish(8)
