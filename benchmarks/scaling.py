@@ -1,7 +1,8 @@
 """How a training step grows with the volume of the patch, the batch, the threads, and with several runs at once.
 
-One network, plain or with a block; a step is forward pass, loss and backward pass. Volumes, batches and threads take turns in one
-process; runs at once are processes of their own that share the cores. The median of the rounds is reported.
+One network, plain or with a block, in the precision that training takes; a step is forward pass, loss and backward pass. Volumes,
+batches and threads take turns in one process; runs at once are processes of their own that share the cores. The median of the
+rounds is reported.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from benchmarks._records import write_record
 from benchmarks.train_step import build
 from se_med.config.training import TrainingConfig
+from se_med.inference.precision import autocast, resolve_precision
 from se_med.training.losses import build_loss
 
 FEATURES, STEM = (32, 64, 128), (2, 2, 2)
@@ -32,10 +34,12 @@ def make_step(block: str | None, patch: Sequence[int], batch: int) -> Callable[[
     network, loss = build(block, FEATURES, STEM), build_loss(TrainingConfig())
     torch.manual_seed(0)
     image, label = torch.randn(batch, 1, *patch), torch.randint(0, 3, (batch, 1, *patch))
+    cpu = torch.device("cpu")
+    precision = resolve_precision("auto", cpu)
 
     def step() -> float:
         start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(precision, cpu):
             logits = network(image)
         loss(logits, label).backward()
         network.zero_grad()
