@@ -111,6 +111,7 @@ def _needed(
                 batch=batch,
                 outputs=members[0].plan.num_classes + (extras.uncertainty and several),
                 passes=sum(member.count for member in members),
+                views=max(member.views for member in members),
                 per_voxel=max(member.per_voxel for member in members) if known else SURELY_PER_VOXEL,
                 reach=largest_reach(members),
             )

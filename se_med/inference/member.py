@@ -61,7 +61,12 @@ class Member:
     @property
     def count(self) -> int:
         """Number of passes: every combination of flips, on every shifted grid, unturned and with every rotation."""
-        return int(2 ** len(self.flips) * len(self.shifts) * (1 + len(self.rotations)))
+        return int(2 ** len(self.flips)) * self.views
+
+    @property
+    def views(self) -> int:
+        """Number of shifted grids, unturned and with every rotation."""
+        return len(self.shifts) * (1 + len(self.rotations))
 
     @property
     def window(self) -> Shape:

@@ -34,6 +34,7 @@ class Work:
         batch: windows that pass together.
         outputs: of the network, and further maps.
         passes: over each window.
+        views: of each window, that may pass together.
         per_voxel: bytes of maps per voxel of a window.
         reach: voxels around a window, per axis, that are read to turn it; None where nothing is turned.
     """
@@ -45,6 +46,7 @@ class Work:
     batch: int
     outputs: int
     passes: int
+    views: int
     per_voxel: float
     reach: Shape | None = None
 
@@ -56,7 +58,7 @@ class Work:
     @property
     def window_bytes(self) -> float:
         """What a batch of windows takes while it passes."""
-        batch = min(self.batch, self.tiling.count)
+        batch = min(self.batch, self.tiling.count * self.views)
         voxels = batch * math.prod(self.tiling.window)
         # Logits, where there are several passes the probabilities of one and of all, and the windows' image.
         copies = 1 if self.passes == 1 else 3

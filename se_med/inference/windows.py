@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +49,14 @@ class Pass:
     precision: str = "fp32"
 
 
+class View(NamedTuple):
+    """What windows show in some passes: of which prepared array, moved by how much, and turned how."""
+
+    image: int
+    shift: Shape
+    turn: Turn | None
+
+
 class WindowStream:
     """Takes a volume through its passes, group of windows after group, and gives planes of outputs as they are finished.
 
@@ -59,7 +69,7 @@ class WindowStream:
         passes: what is averaged.
         tiling: the windows.
         slice_axis: axis across which 2D networks take slices; None for 3D.
-        batch: windows that pass through the network together.
+        batch: windows that pass through the network together; where there are fewer, views of one window do.
         outputs: of the networks.
         target: what they stand for.
         entropy: from probabilities (outputs, *S) to (*S); if given, its mean over passes is one output more, the last.
@@ -92,8 +102,8 @@ class WindowStream:
         self._minima = [channel_minimum(image) if padded else np.zeros(len(image), np.float32) for image in images]
         ways = {(one.shift, one.turn) for one in passes} if weighted else ()
         self._weights = {(shift, turn): _weights(tiling.window, shift, turn) for shift, turn in ways}
-        total = sum(one.share for one in passes)
-        self._shares = [one.share / total for one in passes]
+        self._total = sum(one.share for one in passes)
+        self._views = _group(passes)
         self._groups: Iterator[tuple[list[Shape], int]] = tiling.groups()
         self._batch: Image | None = None
 
@@ -116,28 +126,26 @@ class WindowStream:
         return values
 
     def _pass(self, starts: Sequence[Shape]) -> None:
-        """Take some windows through all passes; those that see the same are summed before they are added."""
-        seen: dict[tuple[int, Shape, Turn | None], list[int]] = {}
-        for index, one in enumerate(self.passes):
-            seen.setdefault((one.image, one.shift, one.turn), []).append(index)
-        for (image, shift, turn), indices in seen.items():
-            batch = self._cut_all(image, starts, shift, turn)
-            total, share = None, 0.0
-            for index in indices:
-                output = self._output(self.passes[index], batch)
-                share += self._shares[index]
-                if len(indices) == 1:
-                    total = output
-                else:
-                    output.mul_(self._shares[index])
-                    total = output if total is None else total.add_(output)
-            if total is None:
-                continue
-            for start, output in zip(starts, total, strict=True):
-                place = [first + most - moved for first, most, moved in zip(start, self.tiling.margins, shift, strict=True)]
-                mean = output.div_(share) if len(indices) > 1 else output
-                mean = mean if turn is None else turn.turn_back(mean)
-                self.planes.add(place, mean, share, self._weights.get((shift, turn)))
+        """Take some windows through all passes; those that see the same are averaged before they are added."""
+        together = max(1, self.batch // len(starts))
+        for views, passes in self._views:
+            share = sum(one.share for one in passes) / self._total
+            for first in range(0, len(views), together):
+                shown = list(product(views[first : first + together], starts))
+                for (view, start), output in zip(shown, self._mean(passes, self._cut_all(shown)), strict=True):
+                    shifted = zip(start, self.tiling.margins, view.shift, strict=True)
+                    mean = output if view.turn is None else view.turn.turn_back(output)
+                    weights = self._weights.get((view.shift, view.turn))
+                    self.planes.add([first + most - moved for first, most, moved in shifted], mean, share, weights)
+
+    def _mean(self, passes: Sequence[Pass], batch: Tensor) -> Tensor:
+        """Return the mean (B, outputs, X, Y, Z) of passes that see the same."""
+        if len(passes) == 1:
+            return self._output(passes[0], batch)
+        total = self._output(passes[0], batch).mul_(passes[0].share)
+        for one in passes[1:]:
+            total.add_(self._output(one, batch), alpha=one.share)
+        return total.div_(sum(one.share for one in passes))
 
     def _output(self, one: Pass, batch: Tensor) -> Tensor:
         """Return logits (B, outputs, X, Y, Z) of one pass, or with several passes its probabilities, and their entropy."""
@@ -157,17 +165,18 @@ class WindowStream:
             output = torch.cat([output, self.entropy(output)[None]])
         return output.transpose(0, 1)
 
-    def _cut_all(self, image: int, starts: Sequence[Shape], shift: Shape, turn: Turn | None) -> Tensor:
+    def _cut_all(self, shown: Sequence[tuple[View, Shape]]) -> Tensor:
         """Cut windows, and turn them, into memory that is used again for the next."""
-        shape = (len(starts), len(self.images[image]), *self.tiling.window)
+        window = self.tiling.window
+        shape = (len(shown), len(self.images[0]), *window)
         if self._batch is None or self._batch.shape != shape:
             self._batch = np.empty(shape, np.float32)
-        for one, start in zip(self._batch, starts, strict=True):
-            if turn is None:
-                one[...] = self._cut(image, start, shift)
+        for one, (view, start) in zip(self._batch, shown, strict=True):
+            if view.turn is None:
+                one[...] = self._cut(view.image, start, view.shift)
             else:
-                context = self._cut(image, start, shift, turn.reach(self.tiling.window))
-                one[...] = turn.turn(torch.from_numpy(np.ascontiguousarray(context)), self.tiling.window).numpy()
+                context = self._cut(view.image, start, view.shift, view.turn.reach(window))
+                one[...] = view.turn.turn(torch.from_numpy(np.ascontiguousarray(context)), window).numpy()
         return torch.from_numpy(self._batch)
 
     def _cut(self, image: int, start: Shape, shift: Shape, reach: Sequence[int] = (0, 0, 0)) -> Image:
@@ -195,6 +204,18 @@ class WindowStream:
         window[:] = self._minima[image].reshape(-1, 1, 1, 1)
         window[tuple(outer)] = cut
         return window
+
+
+def _group(passes: Sequence[Pass]) -> list[tuple[list[View], list[Pass]]]:
+    """Return views, and the passes that each of them goes through: views may pass together."""
+    views: dict[View, list[Pass]] = {}
+    for one in passes:
+        views.setdefault(View(one.image, one.shift, one.turn), []).append(one)
+    groups: dict[object, tuple[list[View], list[Pass]]] = {}
+    for view, through in views.items():
+        ways = tuple((one.forward, one.flips, one.share) for one in through)
+        groups.setdefault(ways, ([], through))[0].append(view)
+    return list(groups.values())
 
 
 def gaussian_weights(window: Sequence[int]) -> Tensor:

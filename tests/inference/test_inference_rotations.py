@@ -115,6 +115,15 @@ def test_the_mean_is_that_of_probabilities_turned_back(way):
     assert np.allclose(found, (total / weights)[:, 1:14, :, 3:13], atol=2e-5)
 
 
+@pytest.mark.parametrize(("together", "calls"), [(1, 7), (2, 4), (9, 1)])
+def test_views_of_one_window_pass_together(together, calls, noise):
+    network = Pointwise()
+    found = turned(network, make_plan(patch=(24, 24, 24)), window_batch=together).segment(noise[None])
+    assert len(network.seen) == calls
+    alone = turned(Pointwise(), make_plan(patch=(24, 24, 24)), window_batch=1).segment(noise[None])
+    assert torch.allclose(found, alone, atol=1e-6)
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_turned_windows_show_the_volume_around_them(overlap):
     x, y, z = np.meshgrid(*[np.linspace(0, 3, 40)] * 3, indexing="ij")
