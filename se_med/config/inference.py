@@ -14,7 +14,10 @@ class InferenceConfig(Part):
     """How whole volumes are segmented, in validation and by `se-med predict`."""
 
     overlap: float = Field(0.5, ge=0, lt=1, description="Share of a window that overlaps the next, along each axis.")
-    window_batch: PositiveInt = Field(2, description="Windows that pass through the network together.")
+    window_batch: PositiveInt = Field(
+        2,
+        description="Windows that pass through the network together; of a volume with fewer, its shifted and turned copies do.",
+    )
     test_time_flips: StrictBool | tuple[Axis, ...] = Field(
         False,
         description="Segment flipped copies too and average the probabilities: `true` for all axes that were flipped in "

@@ -58,17 +58,14 @@ class Work:
     @property
     def window_bytes(self) -> float:
         """What a batch of windows takes while it passes."""
+        window = math.prod(self.tiling.window)
         batch = min(self.batch, self.tiling.count * self.views)
-        voxels = batch * math.prod(self.tiling.window)
         # Logits, where there are several passes the probabilities of one and of all, and the windows' image.
         copies = 1 if self.passes == 1 else 3
         waiting = min(HELD, self.tiling.count) if self.tiling.count > 1 else 0
-        held = FLOAT * self.outputs * math.prod(self.tiling.window) * waiting
-        return (
-            held
-            + self.turning_bytes
-            + voxels * (WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels))
-        )
+        kept = FLOAT * window * (self.outputs * waiting + self.views * self.weighted)
+        passing = WITHIN_OPERATIONS * self.per_voxel + FLOAT * (copies * self.outputs + self.channels)
+        return kept + self.turning_bytes + batch * window * passing
 
     @property
     def turning_bytes(self) -> int:
@@ -79,13 +76,18 @@ class Work:
         return FLOAT * (self.channels * context + (2 * self.outputs + POSITIONS) * math.prod(self.tiling.window))
 
     @property
+    def weighted(self) -> bool:
+        """Whether voxels of windows have weights."""
+        return self.reach is not None or not self.tiling.disjoint
+
+    @property
     def sum_bytes(self) -> int:
         """The sums of outputs; of a single window they are its outputs, which are counted there."""
         tiling = self.tiling
         if tiling.count == 1 and self.passes == 1:
             return 0
         planes = math.prod(tiling.extent) // tiling.extent[tiling.axis] * tiling.capacity
-        return FLOAT * planes * (self.outputs + (self.reach is not None or not tiling.disjoint))
+        return FLOAT * planes * (self.outputs + self.weighted)
 
 
 def needed_bytes(works: Sequence[Work], *, read: bool, outputs: int, maps: int, corrected: bool) -> int:
