@@ -30,6 +30,7 @@ def predict(
     overwrite: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     test_time_flips: bool | None = None,
+    single_pass: bool = False,
     probabilities: bool = False,
     uncertainty: bool = False,
     preview: bool = False,
@@ -52,6 +53,7 @@ def predict(
         overwrite: segment again what has a result already.
         device: where the network runs.
         test_time_flips: average over flips along the axes that were flipped in training. Default: as the run is configured.
+        single_pass: no test-time flips, shifts and rotations: several times as fast, and a little less accurate.
         probabilities: write a map of each structure's probability too.
         uncertainty: write maps of uncertainty too: entropy and, of several passes or networks, their disagreement.
         preview: write a picture of each case too.
@@ -77,7 +79,7 @@ def predict(
         from se_med.inference.cases import find_cases, take_shard
         from se_med.inference.outputs import Outputs
     outputs = Outputs(probabilities, uncertainty, _drawing() if preview else None, intensities)
-    job = Job(tuple(run.absolute() for run in runs), device, test_time_flips, outputs, overwrite)
+    job = Job(tuple(run.absolute() for run in runs), device, test_time_flips, single_pass, outputs, overwrite)
     predictor = job.load()
     if test_time_flips and not predictor.flips:
         log.warning("%s: no axis was flipped in training, so there are no test-time flips", runs[0])

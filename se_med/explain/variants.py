@@ -23,7 +23,7 @@ from se_med.inference.components import correct
 from se_med.inference.fitting import Extras, fit
 from se_med.inference.member import Member
 from se_med.inference.memory import GIB
-from se_med.inference.predictor import Predictor
+from se_med.inference.predictor import SINGLE_PASS, Predictor
 from se_med.inference.tiling import Tiling
 from se_med.inference.windows import Pass, WindowStream
 
@@ -58,8 +58,7 @@ def single_pass(predictor: Predictor) -> Predictor:
     """
     if len(predictor.members) > 1:
         raise ValueError("gates are those of one network; give one run")
-    single = {"test_time_flips": False, "test_time_shifts": 1, "test_time_rotation": 0.0}
-    inference = predictor.config.inference.model_copy(update=single)
+    inference = predictor.config.inference.model_copy(update=SINGLE_PASS)
     config = predictor.config.model_copy(update={"inference": inference})
     return Predictor(predictor.network, config, predictor.plan, predictor.digest)
 

@@ -31,6 +31,7 @@ class Job:
         runs: run folders, absolute.
         device: as for `Predictor.load`.
         test_time_flips: as for `Predictor.load`.
+        single_pass: as for `Predictor.load`.
         outputs: as for `predict_case`.
         overwrite: as for `predict_case`.
     """
@@ -38,6 +39,7 @@ class Job:
     runs: tuple[Path, ...]
     device: str = "auto"
     test_time_flips: bool | None = None
+    single_pass: bool = False
     outputs: Outputs = LABELS_ALONE
     overwrite: bool = False
 
@@ -47,7 +49,7 @@ class Job:
         Raises:
             UsageError, ConfigError, RunError: as `Predictor.load`.
         """
-        return Predictor.load(self.runs, self.device, self.test_time_flips)
+        return Predictor.load(self.runs, self.device, self.test_time_flips, self.single_pass)
 
 
 def predict_cases(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,9 @@ from se_med.io.volume import Geometry, Volume
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Volume
 """What can be segmented: a file (3D, or 4D with the channels last), one file per channel, or a volume already read."""
+
+SINGLE_PASS = {"test_time_flips": False, "test_time_shifts": 1, "test_time_rotation": 0.0}
+"""Settings of inference with which every window passes through the network once."""
 
 
 class Predictor:
@@ -93,6 +96,7 @@ class Predictor:
         run: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         device: str | torch.device = "auto",
         test_time_flips: bool | Sequence[int] | None = None,
+        single_pass: bool = False,
     ) -> Self:
         """Load the model of a finished run, or an ensemble of several.
 
@@ -101,19 +105,24 @@ class Predictor:
             device: `auto`, `cpu`, `gpu`, or a torch device.
             test_time_flips: axes to flip, or all or none of those that were flipped in training; by default as the run's
                 configuration says.
+            single_pass: no test-time flips, shifts and rotations: several times as fast, and a little less accurate.
 
         Raises:
-            UsageError: there is no such folder, no such device, a test-time flip that was not trained, or runs that cannot be
-                averaged.
+            UsageError: there is no such folder, no such device, a test-time flip that was not trained, one in a single pass, or
+                runs that cannot be averaged.
             ConfigError: the run's `config.yaml` is not valid.
             RunError: a file is missing or damaged, or does not belong to the others.
         """
         folders = [run] if isinstance(run, str | os.PathLike) else list(run)
         if not folders:
             raise UsageError("no run given; name the folder of a finished run")
-        models = [load_model(Path(folder), device) for folder in folders]
+        if single_pass and test_time_flips:
+            raise UsageError("test-time flips are further passes; choose them or a single pass")
+        changes: dict[str, Any] = {}
         if test_time_flips is not None:
-            models = [_flipped(model, test_time_flips) for model in models]
+            changes["test_time_flips"] = test_time_flips if isinstance(test_time_flips, bool) else tuple(test_time_flips)
+        changes |= SINGLE_PASS if single_pass else {}
+        models = [_changed(load_model(Path(folder), device), changes) for folder in folders]
         first, *others = models
         return cls(first.network, first.config, first.plan, first.digest, others)
 
@@ -295,11 +304,10 @@ def _read(source: Source) -> Volume:
     return read_images(source)
 
 
-def _flipped(model: Model, flips: bool | Sequence[int]) -> Model:
-    """Return a model with other test-time flips."""
-    wanted = flips if isinstance(flips, bool) else tuple(flips)
-    inference = model.config.inference.model_copy(update={"test_time_flips": wanted})
-    return Model(model.network, model.config.model_copy(update={"inference": inference}), model.plan, model.digest)
+def _changed(model: Model, changes: Mapping[str, Any]) -> Model:
+    """Return a model with other settings of inference."""
+    config = model.config.model_copy(update={"inference": model.config.inference.model_copy(update=changes)})
+    return Model(model.network, config, model.plan, model.digest)
 
 
 def _values(names: Sequence[str], plan: Plan, key: str) -> list[tuple[int, ...]]:
