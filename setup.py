@@ -16,6 +16,7 @@ setup(
                 "se_med/fused/loss.c",
                 "se_med/fused/sums.c",
                 "se_med/fused/affine.c",
+                "se_med/fused/splines.c",
                 "se_med/fused/convolution.c",
                 "se_med/fused/winograd_wide.c",
                 "se_med/fused/winograd_middle.c",

@@ -135,10 +135,10 @@ def preparers(case: Case, plan: Plan) -> dict[str, Callable[[], Work]]:
     return {"se-med": ours, "MONAI": monai, "torchio": torchio}
 
 
-def augmenters(case: Case, plan: Plan, folder: Path) -> dict[str, Callable[[], Work]]:
-    """Return who takes a random patch of a prepared case and transforms it."""
+def augmenters(case: Case, plan: Plan, folder: Path, interpolation: str = "linear") -> dict[str, Callable[[], Work]]:
+    """Return who takes a random patch of a prepared case and transforms it; ours and MONAI alone with cubic splines."""
     prepared = prepare_cases([case], plan, folder, workers=1)
-    config = AugmentationConfig.model_validate({"flip": {"axes": (0,)}})
+    config = AugmentationConfig.model_validate({"flip": {"axes": (0,)}, "interpolation": interpolation})
     image, label = torch.from_numpy(np.array(prepared[0].image)), torch.from_numpy(np.array(prepared[0].label))[None]
     degrees, (low, high) = config.affine.rotation, config.affine.scale
 
@@ -183,13 +183,13 @@ def augmenters(case: Case, plan: Plan, folder: Path) -> dict[str, Callable[[], W
         sampler = tio.data.UniformSampler(plan.patch)
         return lambda _: chain(next(iter(sampler(subject, 1))))
 
-    return {
+    either = {
         "se-med": ours,
         "MONAI": lambda: monai(track=True),
         "MONAI, set_track_meta(False)": lambda: monai(track=False),
-        "batchgeneratorsv2": bgv2,
-        "torchio, without brightness and contrast": torchio,
     }
+    linear = {"batchgeneratorsv2": bgv2, "torchio, without brightness and contrast": torchio}
+    return either if interpolation == "cubic" else either | linear
 
 
 def _monai_chain(config: AugmentationConfig, patch: Sequence[int]) -> Callable[[dict[str, Any]], object]:
@@ -210,7 +210,7 @@ def _monai_chain(config: AugmentationConfig, patch: Sequence[int]) -> Callable[[
                 prob=config.affine.probability,
                 rotate_range=[(-angle, angle)] * 3,
                 scale_range=[(scale[0] - 1, scale[1] - 1)] * 3,
-                mode=("bilinear", "nearest"),
+                mode=(3 if config.interpolation == "cubic" else "bilinear", "nearest"),
                 padding_mode="border",
             ),
             intensity.RandGaussianNoised("image", prob=config.noise.probability, std=config.noise.std[1]),
@@ -315,8 +315,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     measured: dict[str, dict[str, list[float] | str]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         for part in ("large", "small"):
             (folder / part).mkdir()
         large = write_case(folder / "large", options.shape, SPACING)
@@ -325,8 +325,8 @@ def main(arguments: Sequence[str]) -> int:
         measured[f"read image and label, {shape}"] = measure(readers(large), options.rounds, 1)
         measured[f"read and prepare, {shape}"] = measure(preparers(large, make_plan(options.patch, TARGET)), options.rounds, 1)
         plan, patch = make_plan(options.patch, (1.0, 1.0, 1.0)), "x".join(map(str, options.patch))
-        measured[f"augment a patch, {patch}"] = measure(
-            augmenters(small, plan, folder / "cache"), options.rounds, options.samples
-        )
+        for interpolation, name in (("linear", ""), ("cubic", " with cubic splines")):
+            contestants = augmenters(small, plan, folder / "cache", interpolation)
+            measured[f"augment a patch{name}, {patch}"] = measure(contestants, options.rounds, options.samples)
     write_record(options.output, table(measured), vars(options) | {"output": None}, measured)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -107,6 +107,11 @@ class AugmentationConfig(Part):
     flip: Flip = Flip()
     affine: Affine = Affine()
     elastic: Elastic = Elastic()
+    interpolation: Literal["linear", "cubic"] = Field(
+        "linear",
+        description="How affine, elastic and test-time rotations resample images. Linear samples are smoother than the volumes "
+        "that are predicted later; cubic splines keep most of the noise and detail.",
+    )
     noise: Noise = Noise()
     blur: Blur = Blur()
     brightness: Brightness = Brightness()

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from se_med.config.augmentation import Affine, AugmentationConfig, Elastic
 from se_med.data.plan import Plan
-from se_med.data.sampling import sample_affine
+from se_med.data.sampling import SPLINE_MARGIN, sample_affine
 from se_med.data.turning import Matrix, fine_axes, on_grid, reach, rotation_axes
 
 Read = Callable[[tuple[int, ...]], tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]]
@@ -76,6 +76,7 @@ class Augmentation:
         self.spacing = tuple(plan.spacing[axis] for axis in axes)
         self.planes = rotation_axes(self.spacing)
         self.fine = fine_axes(self.spacing)
+        self.cubic = config.interpolation == "cubic"
         self.steps = _intensity_steps(config, len(plan.patch))
 
     def __call__(self, read: Read, key: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -106,14 +107,14 @@ class Augmentation:
         matrix, field = self._draw_matrix(_state(key, 1)), self._draw_field(_state(key, 8))
         if matrix is None and field is not None:
             matrix = np.eye(len(self.patch) + 1)
-        margin = (0,) * len(self.patch) if matrix is None else _margin(matrix, self.patch, field)
+        margin = (0,) * len(self.patch) if matrix is None else _margin(matrix, self.patch, field, self.cubic)
         context, context_label = read(margin)
         image, label = torch.from_numpy(context), torch.from_numpy(context_label)[None]
         if flips:
             dims = [axis + 1 for axis in flips]
             image, label = image.flip(dims), label.flip(dims)
         if matrix is not None:
-            image, label = sample_affine(image, label, matrix, self.patch, field)
+            image, label = sample_affine(image, label, matrix, self.patch, field, self.cubic)
         return image, label
 
     def _draw_matrix(self, state: np.random.RandomState) -> Matrix | None:
@@ -191,12 +192,13 @@ def _splines(length: int, spacing: float) -> Tensor:
     return torch.from_numpy(np.where(away < 1, near, far)).float()
 
 
-def _margin(matrix: Matrix, patch: Sequence[int], field: Tensor | None) -> tuple[int, ...]:
+def _margin(matrix: Matrix, patch: Sequence[int], field: Tensor | None, cubic: bool) -> tuple[int, ...]:
     """Return how far beyond the patch a matrix about its centre and displacements reach, along each axis, in voxels."""
     beyond = reach(matrix, patch)
     if field is not None:
         beyond = beyond + field.abs().flatten(1).amax(dim=1).numpy()
-    return tuple(int(voxels) + 1 for voxels in np.ceil(np.maximum(beyond, 0)))
+    more = 1 + SPLINE_MARGIN if cubic else 1
+    return tuple(int(voxels) + more for voxels in np.ceil(np.maximum(beyond, 0)))
 
 
 @contextmanager

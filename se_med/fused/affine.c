@@ -1,5 +1,5 @@
-/* Patches turned, scaled and bent: trilinear samples of an image and nearest samples of its labels at positions that an affine map and,
- * where there is one, a field of displacements give.
+/* Patches turned, scaled and bent: linear or cubic samples of an image and nearest samples of its labels at positions that an affine map
+ * and, where there is one, a field of displacements give.
  *
  * A row of the patch is a line through the volume, so its positions are computed where they are needed; what torch does with the same
  * positions as tensors moves each of them between memory and processor many times. A 2D patch is one plane of a volume of one plane.
@@ -12,9 +12,9 @@
 
 typedef struct {
     int64_t channels, size[3], source[3];           /* of the patch, and of the volume that it is taken from */
-    int32_t width, threads;
+    int32_t width, threads, cubic;
     float matrix[12];                               /* (3, 4), from patch to volume, both counted from their centres */
-    const float *image;                             /* (channels, source), contiguous */
+    const float *image;                             /* (channels, source), contiguous; where cubic, coefficients of splines */
     const uint8_t *label;                           /* (source), contiguous, or NULL */
     const float *field;                             /* (3, size) displacements in voxels of the volume, or NULL */
     float *patch;                                   /* (channels, size) */
@@ -24,6 +24,53 @@ typedef struct {
 INLINE float inside(float position, float last) {
     position = position > 0.0f ? position : 0.0f;
     return position < last ? position : last;
+}
+
+typedef float Four __attribute__((vector_size(16), aligned(4)));
+
+/* Cubic B-splines of the four voxels around a position, which is `t` after the second of them. */
+INLINE void splines(float *share, float t) {
+    float far = 1.0f - t;
+    share[0] = far * far * far / 6.0f;
+    share[1] = 2.0f / 3.0f - t * t * (1.0f - 0.5f * t);
+    share[2] = 2.0f / 3.0f - far * far * (1.0f - 0.5f * far);
+    share[3] = t * t * t / 6.0f;
+}
+
+/* Voxels beyond an end are those before it, mirrored at the last one. */
+INLINE int32_t mirrored(int32_t index, int32_t end) {
+    index = index < 0 ? -index : index;
+    index = index > end ? 2 * end - index : index;
+    return index < 0 ? 0 : index;
+}
+
+/* Splines of `count` voxels of a row, at `position` inside of the volume, whose coefficients `image` has. */
+INLINE void cubic_of(const Affine *m, const float *image, float *patch, float position[3][LANES], int64_t count) {
+    int32_t length[3] = {(int32_t)m->source[0], (int32_t)m->source[1], (int32_t)m->source[2]};
+    int planes = length[0] > 1 ? 4 : 1; /* in one plane all shares of its axis are those of the same voxel, and their sum is 1 */
+    for (int64_t k = 0; k < count; k++) {
+        int32_t tap[3][4], first[3];
+        float share[3][4];
+        for (int axis = 0; axis < 3; axis++) {
+            int32_t below = (int32_t)position[axis][k];
+            splines(share[axis], position[axis][k] - (float)below);
+            first[axis] = below - 1;
+            for (int each = 0; each < 4; each++) tap[axis][each] = mirrored(first[axis] + each, length[axis] - 1);
+        }
+        int together = first[2] >= 0 && first[2] + 3 < length[2];
+        Four sum = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int i = 0; i < planes; i++) {
+            for (int j = 0; j < 4; j++) {
+                const float *line = image + ((int64_t)tap[0][i] * length[1] + tap[1][j]) * length[2];
+                float weight = planes > 1 ? share[0][i] * share[1][j] : share[1][j];
+                Four voxels;
+                if (together) voxels = *(const Four *)(line + first[2]);
+                else voxels = (Four){line[tap[2][0]], line[tap[2][1]], line[tap[2][2]], line[tap[2][3]]};
+                sum += weight * voxels;
+            }
+        }
+        patch[k] = sum[0] * share[2][0] + sum[1] * share[2][1] + sum[2] * share[2][2] + sum[3] * share[2][3];
+    }
 }
 
 INLINE void row_of(const Affine *m, int64_t number) {
@@ -59,6 +106,9 @@ INLINE void row_of(const Affine *m, int64_t number) {
             float x = inside(position[0][k], last[0]);
             float y = inside(position[1][k], last[1]);
             float z = inside(position[2][k], last[2]);
+            position[0][k] = x;
+            position[1][k] = y;
+            position[2][k] = z;
             int32_t a = (int32_t)x, b = (int32_t)y, c = (int32_t)z;
             a = a < end[0] ? a : end[0];
             b = b < end[1] ? b : end[1];
@@ -73,6 +123,10 @@ INLINE void row_of(const Affine *m, int64_t number) {
         for (int64_t channel = 0; channel < m->channels; channel++) {
             const float *image = m->image + channel * m->source[0] * plane;
             float *patch = m->patch + channel * m->size[0] * m->size[1] * m->size[2] + at;
+            if (m->cubic) {
+                cubic_of(m, image, patch, position, count);
+                continue;
+            }
 #pragma omp simd
             for (int64_t k = 0; k < count; k++) {
                 const float *low = image + corner[k], *high = low + next[0];

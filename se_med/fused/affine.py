@@ -23,7 +23,7 @@ class _Affine(ctypes.Structure):
         ("channels", ctypes.c_int64),
         ("size", ctypes.c_int64 * 3),
         ("source", ctypes.c_int64 * 3),
-        *((name, ctypes.c_int32) for name in ("width", "threads")),
+        *((name, ctypes.c_int32) for name in ("width", "threads", "cubic")),
         ("matrix", ctypes.c_float * 12),
         *((name, ctypes.c_void_p) for name in ("image", "label", "field", "patch", "classes")),
     )
@@ -37,16 +37,22 @@ def usable(image: Tensor, label: Tensor | None = None) -> bool:
 
 
 def affine_patch(
-    image: Tensor, label: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int], field: Tensor | None = None
+    image: Tensor,
+    label: Tensor,
+    matrix: npt.NDArray[np.float64],
+    size: Sequence[int],
+    field: Tensor | None = None,
+    cubic: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return linear samples of the image and nearest samples of the labels, at the border where they are outside.
+    """Return linear samples of the image, or cubic splines, and nearest ones of the labels, at the border where they are outside.
 
     Args:
-        image: (C, *source) float32.
+        image: (C, *source) float32; if cubic, coefficients of splines.
         label: (1, *source) uint8.
         matrix: (rank + 1, rank + 1), from patch to source voxels, both counted from the centre.
         size: of the patch.
         field: (rank, *size) float32, displacements that are added to the positions, in source voxels; None for none.
+        cubic: splines of the image, else linear samples.
 
     Returns:
         (C, *size) float32 and (1, *size) uint8.
@@ -55,12 +61,12 @@ def affine_patch(
     if field is not None:
         field = torch.cat([field.new_zeros(3 - len(size), *size), field])
     addresses = {"label": label.data_ptr(), "classes": classes.data_ptr(), "field": None if field is None else field.data_ptr()}
-    return _sample("se_med_sample_affine", image, matrix, size, 1, addresses), classes
+    return _sample("se_med_sample_affine", image, matrix, size, cubic, 1, addresses), classes
 
 
-def affine_image(image: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int]) -> Tensor:
-    """Return linear samples of an image alone, as `affine_patch` does, on several threads."""
-    return _sample("se_med_sample_image", image, matrix, size, torch.get_num_threads(), {})
+def affine_image(image: Tensor, matrix: npt.NDArray[np.float64], size: Sequence[int], cubic: bool = False) -> Tensor:
+    """Return samples of an image alone, as `affine_patch` does, on several threads."""
+    return _sample("se_med_sample_image", image, matrix, size, cubic, torch.get_num_threads(), {})
 
 
 def _sample(
@@ -68,6 +74,7 @@ def _sample(
     image: Tensor,
     matrix: npt.NDArray[np.float64],
     size: Sequence[int],
+    cubic: bool,
     threads: int,
     addresses: dict[str, int | None],
 ) -> Tensor:
@@ -83,6 +90,7 @@ def _sample(
         source=(*ones, *image.shape[1:]),
         width=kernels.se_med_width(),  # type: ignore[union-attr]  # usable has seen it
         threads=threads,
+        cubic=cubic,
         matrix=tuple(rows.flatten().tolist()),
         image=image.data_ptr(),
         patch=patch.data_ptr(),

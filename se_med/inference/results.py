@@ -148,7 +148,9 @@ def settings_of(predictor: Predictor) -> dict[str, Any]:
         ("precision", [member.precision for member in predictor.members]),
     ):
         settings[name] = values[0] if all(value == values[0] for value in values) else values
-    return settings
+    # Not in the settings of inference, and left out where it does nothing, so that results of before stay as they are.
+    splines = [any(turn.cubic for turn in member.rotations) for member in predictor.members]
+    return settings | ({"test_time_splines": splines} if any(splines) else {})
 
 
 def _check_channels(case: InputCase, channels: int) -> None:

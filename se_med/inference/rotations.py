@@ -18,7 +18,7 @@ from torch import Tensor
 
 from se_med.config.experiment import Config
 from se_med.data.plan import Plan
-from se_med.data.sampling import sample_image
+from se_med.data.sampling import SPLINE_MARGIN, sample_image
 from se_med.data.turning import Matrix, on_grid, reach, rotation_axes
 from se_med.errors import UsageError
 
@@ -35,11 +35,13 @@ class Turn:
         axis: of the volume (RAS), about which it turns.
         degrees: angle, in mm, not in voxels.
         spacing: of the prepared volume, mm.
+        cubic: windows are resampled by cubic splines, else linearly; outputs always linearly.
     """
 
     axis: int
     degrees: float
     spacing: tuple[float, ...]
+    cubic: bool = False
 
     @cached_property
     def matrix(self) -> Matrix:
@@ -58,11 +60,12 @@ class Turn:
 
     def reach(self, window: Sequence[int]) -> Shape:
         """Return how many voxels of the volume around a window its turned copy shows, on both sides of each axis."""
-        return tuple(math.ceil(max(0.0, voxels)) for voxels in reach(self.matrix, window))
+        more = SPLINE_MARGIN if self.cubic else 0
+        return tuple(math.ceil(voxels) + more if voxels > 0 else 0 for voxels in reach(self.matrix, window))
 
     def turn(self, context: Tensor, window: Sequence[int]) -> Tensor:
         """Take the turned window (C, *window) out of the window and what is around it, (C, *context) float32."""
-        return sample_image(context, self.matrix, window)
+        return sample_image(context, self.matrix, window, self.cubic)
 
     def turn_back(self, outputs: Tensor) -> Tensor:
         """Return the outputs (K, *window) of a turned window for the voxels of the window; those at its border beyond it."""
@@ -97,4 +100,5 @@ def choose_rotations(config: Config, plan: Plan) -> tuple[Turn, ...]:
             f"(augmentation.affine.rotation: {trained:g}); lower it, or train with more"
         )
     axes = rotation_axes(plan.spacing) if plan.slice_axis is None else {plan.slice_axis}
-    return tuple(Turn(axis, sign * angle, plan.spacing) for axis in sorted(axes) for sign in (1, -1))
+    cubic = config.augmentation.interpolation == "cubic"
+    return tuple(Turn(axis, sign * angle, plan.spacing, cubic) for axis in sorted(axes) for sign in (1, -1))

@@ -69,8 +69,10 @@ def test_a_slice_is_flipped_along_the_axis_that_the_volume_names():
     assert np.array_equal(samples[0][0][0], read.crop[0][0][:, ::-1])  # axis 2 is the second of the slice; axis 0 is not in it
 
 
-def test_turned_corners_show_the_real_image():
-    config = no_augmentation(affine={"probability": 1.0, "rotation": 30.0, "scale": (0.8, 1.25)})
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+def test_turned_corners_show_the_real_image(interpolation):
+    affine = {"probability": 1.0, "rotation": 30.0, "scale": (0.8, 1.25)}
+    config = no_augmentation(affine=affine, interpolation=interpolation)
     sampler = make_augmentation(config, plan_of())
     ramp = np.arange(61, dtype=np.float32).reshape(-1, 1, 1).repeat(61, 1).repeat(61, 2)
 
@@ -86,6 +88,23 @@ def test_turned_corners_show_the_real_image():
         for axis in (1, 2, 3):
             second = image.diff(dim=axis).diff(dim=axis)
             assert second.abs().max() < 0.02
+
+
+def test_splines_keep_the_detail_that_linear_samples_lose():
+    noise = np.random.default_rng(0).normal(size=(1, 60, 60, 60)).astype(np.float32)
+
+    def read(margin):
+        slices = tuple(
+            slice(30 - size // 2 - more, 30 - size // 2 + size + more) for size, more in zip((12, 16, 8), margin, strict=True)
+        )
+        return noise[(slice(None), *slices)].copy(), np.zeros(noise[(0, *slices)].shape, np.uint8)
+
+    kept = {}
+    for interpolation in ("linear", "cubic"):
+        config = no_augmentation(affine={"probability": 1.0, "rotation": 30.0, "scale": (1, 1)}, interpolation=interpolation)
+        kept[interpolation] = np.mean([make_augmentation(config, plan_of())(read, key)[0].var() for key in KEYS])
+    assert kept["linear"] < 0.4  # (2 / 3) ** 3 on average over positions
+    assert kept["cubic"] > 0.6
 
 
 def test_rotation_and_scale_stay_in_their_ranges_and_turn_the_body_in_mm():

@@ -124,12 +124,14 @@ def test_views_of_one_window_pass_together(together, calls, noise):
     assert torch.allclose(found, alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.5])
-def test_turned_windows_show_the_volume_around_them(overlap):
+@pytest.mark.parametrize(("overlap", "interpolation"), [(0.0, "linear"), (0.5, "linear"), (0.5, "cubic")])
+def test_turned_windows_show_the_volume_around_them(overlap, interpolation):
     x, y, z = np.meshgrid(*[np.linspace(0, 3, 40)] * 3, indexing="ij")
     image = np.sin(x + 0.5 * y - z).astype(np.float32)[None]
-    network = Pointwise()
-    found = turned(network, make_plan(patch=(16, 16, 16)), 10, overlap=overlap, whole_volume="never").segment(image).softmax(0)
+    network, plan = Pointwise(), make_plan(patch=(16, 16, 16))
+    config = make_config(plan, test_time_rotation=10, overlap=overlap, whole_volume="never")
+    augmentation = config.augmentation.model_copy(update={"interpolation": interpolation})
+    found = Predictor(network, config.model_copy(update={"augmentation": augmentation}), plan).segment(image).softmax(0)
     expected = Pointwise()(torch.from_numpy(image)[None])[0].softmax(0)
     inner = (slice(None), *[slice(6, 34)] * 3)  # beyond the border of the volume, turned windows see what is not there
     assert torch.allclose(found[inner], expected[inner], atol=5e-3)
@@ -164,6 +166,19 @@ def test_the_outputs_of_a_result_depend_on_it():
     assert settings_of(one)["test_time_rotation"] == 0
     assert settings_of(other)["test_time_rotation"] == 5
     assert settings_of(turned(make_network(make_config(thick), thick), thick))["test_time_rotation"] == 0
+
+
+def test_the_outputs_of_a_result_depend_on_interpolation_where_it_matters():
+    plan = make_plan()
+    found = []
+    for angle in (0, 5):
+        for interpolation in ("linear", "cubic"):
+            config = make_config(plan, test_time_rotation=angle)
+            augmentation = config.augmentation.model_copy(update={"interpolation": interpolation})
+            config = config.model_copy(update={"augmentation": augmentation})
+            found.append(settings_of(Predictor(make_network(config, plan), config, plan)))
+    assert found[0] == found[1]
+    assert found[2] != found[3]
 
 
 def test_it_needs_memory():
