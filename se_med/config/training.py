@@ -84,14 +84,16 @@ class TrainingConfig(Part):
         "With data.regions there is no background, and cross-entropies are weighted means over regions and voxels.",
     )
     optimizer: Literal["adamw", "muon", "sgd"] = Field(
-        "adamw",
-        description="AdamW; Muon for convolutions with AdamW for norms, biases, heads and attention; or SGD with Nesterov "
-        "momentum.",
+        "muon",
+        description="Muon for convolutions with AdamW for norms, biases, heads and attention; AdamW for everything; or SGD with "
+        "Nesterov momentum.",
     )
     learning_rate: PositiveFloat = Field(4e-3, description="Highest learning rate of the schedule.")
     weight_decay: NonNegativeFloat = Field(1e-2, description="Weight decay; never applied to norms and biases.")
-    muon_rate: PositiveFloat = Field(
-        0.01, description="Highest learning rate of what Muon trains; learning_rate is that of everything else."
+    muon_rate: PositiveFloat | None = Field(
+        None,
+        description="Highest learning rate of what Muon trains; learning_rate is that of everything else. Default: 2.5 times "
+        "learning_rate.",
     )
     momentum: float | None = Field(
         None, ge=0, lt=1, description="Momentum of SGD or Muon. Default: 0.99 with SGD, 0.95 with Muon."

@@ -13,6 +13,9 @@ from se_med.attention import Gate
 from se_med.config.training import TrainingConfig
 from se_med.training.muon import Muon
 
+MUON_SHARE = 2.5
+"""Of the learning rate, which Muon has where its own is not given (see benchmarks/NOTES.md)."""
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -36,7 +39,7 @@ def build_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim
         return torch.optim.SGD(groups, lr=training.learning_rate, momentum=momentum, nesterov=momentum > 0)
     if training.optimizer == "muon":
         momentum = 0.95 if training.momentum is None else training.momentum
-        share = training.muon_rate / training.learning_rate
+        share = MUON_SHARE if training.muon_rate is None else training.muon_rate / training.learning_rate
         return Muon(matrices, groups, training.learning_rate, share, momentum, training.weight_decay)
     return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
 

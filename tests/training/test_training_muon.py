@@ -139,6 +139,8 @@ def test_momentum_and_rates_are_those_of_the_configuration():
     assert first["momentum"] == 0.95
     assert first["lr"] * first["share"] == pytest.approx(0.05)
     assert all(group["lr"] * group["share"] == pytest.approx(0.002) for group in others)
+    first, *_ = build_optimizer(scse_network(), TrainingConfig(learning_rate=0.002)).param_groups
+    assert first["lr"] * first["share"] == pytest.approx(0.005)  # Muon is the default, and its rate follows the other one
     optimizer = build_optimizer(scse_network(), TrainingConfig(optimizer="muon", momentum=0.8))
     assert optimizer.param_groups[0]["momentum"] == 0.8
 
