@@ -21,7 +21,7 @@ from se_med.fused import splines
 from se_med.fused.affine import affine_image, affine_patch, usable
 
 SPLINE_MARGIN = 2
-"""Voxels around a position that a cubic spline is made of; what is farther away counts a fourteenth of its difference or less."""
+"""Voxels on both sides of a position whose coefficients make a cubic spline; voxels beyond them count a fourteenth or less."""
 
 
 def sample_affine(

@@ -69,11 +69,11 @@ class Work:
 
     @property
     def turning_bytes(self) -> int:
-        """What turning one window takes, and its outputs back: what is around it, the outputs twice, and positions."""
+        """What turning a window takes, and its outputs back: what is around it, splines of that, the outputs twice, and positions."""
         if self.reach is None:
             return 0
         context = math.prod(length + 2 * beyond for length, beyond in zip(self.tiling.window, self.reach, strict=True))
-        return FLOAT * (self.channels * context + (2 * self.outputs + POSITIONS) * math.prod(self.tiling.window))
+        return FLOAT * (2 * self.channels * context + (2 * self.outputs + POSITIONS) * math.prod(self.tiling.window))
 
     @property
     def weighted(self) -> bool:

@@ -17,8 +17,8 @@ SHARE_OF_DEVICE = 0.8
 LIBRARIES = {"cpu": 650_000_000, "cuda": 500_000_000}
 """Bytes that a process takes before the first step: the libraries on a processor, the context on a GPU."""
 COPIES = 5
-"""Times that every parameter is held in float32: weights, gradients, both moments of AdamW, and the average. With Muon one moment, and
-while it makes a step two more, but no activations."""
+"""Times that every parameter is held in float32: weights, gradients, both moments of AdamW, and the average. Muon has one moment,
+and while it makes a step two copies more, but no activations."""
 KEPT = {"fp32": 2.2, "bf16": 1.3}
 """Peak of a step as a multiple of the float32 activations that are kept for the backward pass: the most of five 3D networks
 of 0.1 to 16 million parameters, measured on a processor (the least: fp32 1.0, bf16 0.8)."""
