@@ -69,7 +69,7 @@ class Work:
 
     @property
     def turning_bytes(self) -> int:
-        """What turning a window takes, and its outputs back: what is around it, splines of that, the outputs twice, and positions."""
+        """What turning a window and its outputs takes: what is around it, splines of that, the outputs twice, and positions."""
         if self.reach is None:
             return 0
         context = math.prod(length + 2 * beyond for length, beyond in zip(self.tiling.window, self.reach, strict=True))
